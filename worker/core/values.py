@@ -1,0 +1,240 @@
+"""The nouns of a session: small frozen values that events, commands and state are made of.
+
+Rule: a value knows its own bounds and units, and nothing of where it came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+__all__ = [
+    "Blob",
+    "ClaimedCluster",
+    "Ending",
+    "Limits",
+    "Outcome",
+    "Payload",
+    "Phase",
+    "Purpose",
+    "RunOutcome",
+    "Runner",
+    "RunSpec",
+    "SessionSpec",
+    "Stop",
+    "Text",
+    "ToolCall",
+    "Usage",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """A payload that is small enough to stand in the journal itself."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """A payload stored once, under its content hash, beside the artifacts."""
+
+    sha256: str
+    #: Size of the UTF-8 text in bytes.
+    size_bytes: int
+
+
+#: Text of any size. The core passes it on and never looks inside.
+Payload = Text | Blob
+
+
+class Phase(StrEnum):
+    """Where a session stands. The transition table is in `machine.py`."""
+
+    #: The bundle is being fetched and checked.
+    PREPARING = "preparing"
+    #: The teacher takes turns; tools, students and judges run.
+    EXPLORING = "exploring"
+    #: A limit was reached: one closing call writes the diagnosis from what is known.
+    CLOSING = "closing"
+    #: There is a diagnosis but no clusters could be read from it: one call asks for them alone.
+    EXTRACTING = "extracting"
+    #: Artifacts are being written.
+    CONCLUDING = "concluding"
+    ENDED = "ended"
+
+
+class Purpose(StrEnum):
+    """What a teacher call is for; also the ledger's `kind` of teacher turns."""
+
+    EXPLORE = "explore"
+    CLOSE = "close"
+    EXTRACT = "extract"
+
+
+class Outcome(StrEnum):
+    """How a session ended. Each one comes with a reason, artifacts and the true cost."""
+
+    #: Clusters with measured evidence, or a measured "nothing is wrong".
+    CONCLUDED = "concluded"
+    #: Not enough evidence or money to say anything that was measured.
+    INCONCLUSIVE = "inconclusive"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class Stop(StrEnum):
+    """Why the exploration ended."""
+
+    SUBMITTED = "submitted"
+    TURNS = "turns"
+    TOOL_CALLS = "tool_calls"
+    BUDGET = "budget"
+    TIME = "time"
+    CONTEXT = "context"
+    REFUSED = "refused"
+    EMPTY = "empty"
+    FAULT = "fault"
+    CANCELLED = "cancelled"
+    NOT_PREPARED = "not_prepared"
+
+
+class Runner(StrEnum):
+    """Who answered a benchmark task."""
+
+    STUDENT = "student"
+    TEACHER = "teacher"
+
+
+class RunOutcome(StrEnum):
+    """What came of one run. Only the first three say anything about the model that ran."""
+
+    ANSWERED = "answered"
+    #: The model answered with nothing: null or empty content.
+    EMPTY = "empty"
+    #: The answer was cut at its token limit.
+    CUT = "cut"
+    #: The infrastructure failed: never the model's answer, never in a denominator.
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """The tokens of one teacher call, as the provider counts them. All non-negative."""
+
+    #: Tokens after the last cache breakpoint, at the base rate.
+    input_tokens: int = 0
+    #: Written to the five-minute cache.
+    cache_write_5m_tokens: int = 0
+    #: Written to the one-hour cache.
+    cache_write_1h_tokens: int = 0
+    cache_read_tokens: int = 0
+    #: Everything generated, thinking included.
+    output_tokens: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The whole prompt, cached or not."""
+        return (
+            self.input_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_1h_tokens
+            + self.cache_read_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One tool call of a teacher's turn."""
+
+    #: The provider's `tool_use` id; it goes back with the result.
+    call_id: str
+    tool: str
+    #: The arguments as JSON text, just as received; it need not parse.
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """One run of a model on a benchmark task."""
+
+    task_id: str
+    #: 0, 1, 2, … within the session and task: the seed of the run.
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedCluster:
+    """A failure cluster as the teacher wrote it, read but not yet checked."""
+
+    cluster_id: str
+    description: str
+    skill_gap: str
+    #: Task or trace ids, as claimed.
+    sample_ids: tuple[str, ...]
+    #: 0..1; None where the teacher gave none that can be read.
+    student_failure_rate: float | None = None
+    #: 0..1; None where the teacher gave none that can be read.
+    teacher_success_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A diagnosis as the teacher gave it, by `submit_diagnosis` or as text."""
+
+    diagnosis: Payload
+    clusters: tuple[ClaimedCluster, ...]
+    #: The teacher said in so many words that nothing is wrong (an empty list of clusters).
+    nothing_found: bool = False
+    #: What had to be repaired or dropped while reading it, for the report.
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a session may use. Whichever is reached first ends the exploration."""
+
+    #: Teacher turns of the exploration; the closing call comes on top.
+    max_turns: int = 30
+    #: Tool calls over the whole session.
+    max_tool_calls: int = 150
+    #: Student runs over the whole session.
+    max_student_runs: int = 500
+    max_cost_nusd: int = 5_000_000_000
+    max_duration_ms: int = 3_600_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSpec:
+    """A session's request after it was accepted: names and numbers, nothing secret."""
+
+    session_id: str
+    bundle_uri: str
+    student: str
+    teacher: str
+    judge: str
+    teacher_model: str
+    judge_model: str
+    tenant: str
+    campaign: str
+    trigger: str
+    flagged_trace_ids: tuple[str, ...] = ()
+    reveal_references: bool = False
+    limits: Limits = field(default_factory=Limits)
+    #: Held from the first moment for the closing call.
+    closing_hold_nusd: int = 0
+    price_version: str = ""
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The accounts that every call of this session is charged to, all at once."""
+        return (
+            "fleet",
+            f"tenant:{self.tenant}",
+            f"campaign:{self.campaign}",
+            f"session:{self.session_id}",
+        )
+
+
+CallKind = Literal["explore", "close", "extract", "self_run", "judge"]

@@ -1,0 +1,182 @@
+"""Every error of the project, sorted by what the caller should do.
+
+Rule: an error says what was wrong, with the value; what to do; and it carries its facts as
+fields, so that nobody has to parse a message. All of them survive pickling.
+
+* fix the input: `BadInput` and its children
+* fix the settings or the machine: `Misconfigured`
+* wait and try again: `Unavailable`
+* a bug, or a journal of another version: `IllegalEvent`, `UnknownVersion`
+* money said no: `BudgetDenied`
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+__all__ = [
+    "BadInput",
+    "BudgetDenied",
+    "BundleInvalid",
+    "Cancelled",
+    "DiagnosisError",
+    "IllegalEvent",
+    "LeaseLost",
+    "Misconfigured",
+    "RequestInvalid",
+    "StudentFault",
+    "TeacherFault",
+    "Unavailable",
+    "UnknownModel",
+    "UnknownVersion",
+]
+
+
+class DiagnosisError(Exception):
+    """The root: `except DiagnosisError` catches all that this project raises on purpose."""
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        #: What the message was made from, by name: values, limits, ids.
+        self.facts: dict[str, Any] = facts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.facts))
+
+
+def _rebuild(cls: type[DiagnosisError], message: str, facts: dict[str, Any]) -> DiagnosisError:
+    error = cls.__new__(cls)
+    DiagnosisError.__init__(error, message, **facts)
+    error.__dict__.update(facts)
+    return error
+
+
+class BadInput(DiagnosisError):
+    """Something that came from outside is wrong. Cure: change it as the message says."""
+
+
+class RequestInvalid(BadInput):
+    """A diagnose request was refused. Cure: the message names the field; enqueue it corrected."""
+
+
+class BundleInvalid(BadInput):
+    """A bundle, or the home it is made from, cannot be used. Cure: as the message says."""
+
+
+class UnknownModel(BadInput):
+    """A model without a price. Cure: add it to `worker/core/prices.py`, or name another one."""
+
+
+class UnknownVersion(BadInput):
+    """A message or record of a version this process does not know. Cure: upgrade the worker.
+
+    The message is kept (its step stays due), so a newer worker can take it.
+    """
+
+
+class Misconfigured(DiagnosisError):
+    """Settings or servers break a promise. Cure: in the message; `diagnosis doctor` lists all."""
+
+
+class IllegalEvent(DiagnosisError):
+    """An event that the transition table does not allow. Nothing changed. Always a bug."""
+
+
+class Unavailable(DiagnosisError):
+    """A server of ours (Redis, S3) did not answer. Cure: wait; everything is kept."""
+
+
+class LeaseLost(DiagnosisError):
+    """The step went to another worker, which goes on with it. Cure: drop the work, commit nothing."""
+
+
+class Cancelled(DiagnosisError):
+    """The session was cancelled while the step ran. Cure: stop; the session concludes by itself."""
+
+
+class BudgetDenied(DiagnosisError):
+    """A reservation did not fit. Cure: a smaller call, a higher cap (`diagnosis budget set`).
+
+    Attributes:
+        scope: The account that said no.
+        free_nusd: What it had left, in nano-dollars.
+        why: `cap`, `frozen`, `killed`, `closed` or `no_account`.
+    """
+
+    def __init__(self, message: str, *, scope: str, free_nusd: int, why: str) -> None:
+        super().__init__(message, scope=scope, free_nusd=free_nusd, why=why)
+        self.scope = scope
+        self.free_nusd = free_nusd
+        self.why = why
+
+
+class TeacherFault(DiagnosisError):
+    """A call to the teacher's API failed.
+
+    Attributes:
+        billing: What the provider did with it: `unbilled` (proven by the status, or no byte was
+            sent) or `unknown` (it may have been billed: charged at its bound).
+        retry: `later` (try the same again), `never` (the request itself is refused) or
+            `stop` (the key or account is refused: spend limit, bad credentials).
+        retry_after_ms: The server's own word, None where it said nothing.
+        status: HTTP status, None where there was no answer.
+        request_id: The provider's request id, None where there was no answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        billing: Literal["unbilled", "unknown"],
+        retry: Literal["later", "never", "stop"],
+        retry_after_ms: int | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            billing=billing,
+            retry=retry,
+            retry_after_ms=retry_after_ms,
+            status=status,
+            request_id=request_id,
+        )
+        self.billing: Literal["unbilled", "unknown"] = billing
+        self.retry: Literal["later", "never", "stop"] = retry
+        self.retry_after_ms = retry_after_ms
+        self.status = status
+        self.request_id = request_id
+
+
+class StudentFault(DiagnosisError):
+    """The student's server failed. Never the student's answer, never in a denominator.
+
+    Attributes:
+        reason: A short constant: `timeout`, `connect`, `rate_limited`, `server_error`,
+            `bad_body`, `too_large`, `refused`.
+        retryable: Whether the same request may succeed later.
+        retry_after_ms: The server's own word, None where it said nothing.
+        status: HTTP status, None where there was no answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        retryable: bool,
+        retry_after_ms: int | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            reason=reason,
+            retryable=retryable,
+            retry_after_ms=retry_after_ms,
+            status=status,
+        )
+        self.reason = reason
+        self.retryable = retryable
+        self.retry_after_ms = retry_after_ms
+        self.status = status

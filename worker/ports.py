@@ -1,0 +1,568 @@
+"""What the session needs from the outside, as protocols and the values they exchange.
+
+Rule: a port speaks the project's words; vendor types stay behind it. Every adapter of a port, fake
+or real, passes the same contract suite (`tests/contract`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from worker.core.values import CallKind, RunOutcome, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+__all__ = [
+    "Account",
+    "Announcement",
+    "Artifacts",
+    "Claim",
+    "Claimed",
+    "Clock",
+    "Commit",
+    "Committed",
+    "Entry",
+    "EntryState",
+    "Hints",
+    "Journal",
+    "JudgeRequest",
+    "Lease",
+    "Ledger",
+    "Record",
+    "Slice",
+    "StepRow",
+    "Student",
+    "StudentAnswer",
+    "Teacher",
+    "TeacherReply",
+    "TeacherRequest",
+    "Verdict",
+]
+
+
+class Clock(Protocol):
+    """The only source of time for the shell."""
+
+    def now_ms(self) -> int:
+        """Return milliseconds since the epoch."""
+        ...
+
+
+# --------------------------------------------------------------------------------------- journal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One line of a journal: an event as JSON text, and who committed it when."""
+
+    key: str
+    #: The event, as `wire.journal` wrote it.
+    body: str
+    #: Server time of the commit. For reports only: no decision reads it.
+    at_ms: int
+    #: The worker that committed it; empty for the outside.
+    owner: str
+    #: Which attempt of the step this was, from 1; 0 for events that end no step.
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """A step that should be told to a worker: on which queue."""
+
+    session_id: str
+    step_id: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A worker's claim on a step. The fence grows with every claim of the step."""
+
+    session_id: str
+    step_id: str
+    fence: int
+    #: Chosen by the claimer, so that a claim or commit retried after a lost reply is recognised.
+    token: str
+
+
+class Claimed(StrEnum):
+    """What a claim came to."""
+
+    #: The step is ours.
+    OK = "ok"
+    #: The step is ours, but it has killed its workers too often: commit its failure instead.
+    POISONED = "poisoned"
+    #: Another worker holds it.
+    BUSY = "busy"
+    #: Not before a later time (back-off, or other steps must leave first).
+    WAIT = "wait"
+    #: Already in the journal, never announced, or the session has ended.
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The answer to a claim."""
+
+    status: Claimed
+    lease: Lease | None = None
+    #: From 1: how often this step was claimed.
+    attempt: int = 0
+    #: How often a claim of this step ended without a word: its worker died or stalled.
+    deaths: int = 0
+    #: How often this step was put back with an error.
+    retries: int = 0
+    #: Number of records in the journal.
+    length: int = 0
+    #: Records from the asked-for position on.
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A part of a journal, from a position to its end. `length` is 0 for an unknown session."""
+
+    length: int
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What a worker has done: events by key, and the steps that follow."""
+
+    lease: Lease
+    #: (key, event JSON), in order. The first one under a key wins.
+    events: tuple[tuple[str, str], ...]
+    #: Length of the journal that `follow` was decided on.
+    expected_length: int
+    follow: tuple[Announcement, ...] = ()
+    #: The session has ended: nothing of it stays due.
+    ends: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """The answer to a commit, an append or a drive."""
+
+    #: `ok`: in the journal (also when said twice). `fenced`: the lease was lost, nothing changed.
+    status: Literal["ok", "fenced", "gone", "moved"]
+    length: int = 0
+    #: Steps that this commit made due now: tell the workers.
+    announced: tuple[Announcement, ...] = ()
+    #: The journal moved on meanwhile and nothing is under way: somebody must drive the session.
+    must_drive: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """A step that is due or under way, for status and doctor."""
+
+    step_id: str
+    queue: str
+    state: Literal["ready", "leased"]
+    owner: str
+    attempt: int
+    deaths: int
+    retries: int
+    #: When somebody will be told next: announcement, back-off or end of the lease.
+    due_ms: int
+    last_error: str
+
+
+class Journal(Protocol):
+    """Sessions' event lists, the leases on their steps, and what is due. See `journal/lua`.
+
+    Every method is one atomic transition. Times are the server's. All raise `Unavailable` when the
+    server does not answer.
+    """
+
+    def create(
+        self,
+        session_id: str,
+        events: Sequence[tuple[str, str]],
+        follow: Sequence[Announcement],
+        *,
+        deadline_ms: int,
+        labels: Mapping[str, str],
+    ) -> Committed:
+        """Start a session; `gone` where it exists already. `deadline_ms` counts from now."""
+        ...
+
+    def load(self, session_id: str, since: int = 0) -> Slice:
+        """Return the records from position `since` on."""
+        ...
+
+    def claim(
+        self, session_id: str, step_id: str, *, owner: str, token: str, since: int
+    ) -> Claim:
+        """Take the lease on a due step and return the records from `since` on."""
+        ...
+
+    def beat(self, leases: Sequence[Lease]) -> tuple[Lease, ...]:
+        """Renew leases; return those that are lost or whose session wants them to stop."""
+        ...
+
+    def commit(self, commit: Commit) -> Committed:
+        """Put events into the journal, end the step, make its followers due."""
+        ...
+
+    def retry(self, lease: Lease, *, delay_ms: int, error: str) -> bool:
+        """Give the step back, due again after `delay_ms`; False where the lease was lost."""
+        ...
+
+    def release(self, lease: Lease) -> bool:
+        """Give up a step that nobody wants any more; False where the lease was lost."""
+        ...
+
+    def append(self, session_id: str, key: str, body: str) -> Committed:
+        """Put an outside event (a cancel) into the journal; the session must then be driven."""
+        ...
+
+    def drive(
+        self, session_id: str, *, expected_length: int, follow: Sequence[Announcement]
+    ) -> Committed:
+        """Make due exactly what `follow` says; `moved` where the journal is longer than expected.
+
+        Steps that are due or under way already stay as they are; those that are not in `follow`
+        are taken back: ready ones go, leased ones are told to stop at their next beat.
+        """
+        ...
+
+    def sweep(self, *, limit: int) -> tuple[Announcement, ...]:
+        """Return what is overdue (lost hints, ended back-offs, dead leases, timers) to be told."""
+        ...
+
+    def steps(self, session_id: str) -> tuple[StepRow, ...]:
+        """Return the session's steps that are due or under way."""
+        ...
+
+    def labels(self, session_id: str) -> Mapping[str, str]:
+        """Return what `create` was given, with `status` and `created_ms`; empty if unknown."""
+        ...
+
+    def sessions(self, *, limit: int = 100) -> tuple[str, ...]:
+        """Return session ids, the newest first."""
+        ...
+
+
+class Hints(Protocol):
+    """Tells workers about due steps. May lose, delay or double: the sweep heals it."""
+
+    def tell(self, announcements: Sequence[Announcement]) -> None:
+        """Tell the workers of each queue. Never raises: what is not told is swept."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------- ledger
+
+
+class EntryState(StrEnum):
+    """Where a reservation stands: `held` -> `sent` -> `settled` | `expired`, or `void`."""
+
+    HELD = "held"
+    SENT = "sent"
+    SETTLED = "settled"
+    #: The outcome is unknown: charged at its bound.
+    EXPIRED = "expired"
+    VOID = "void"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A scope's money, all in nano-dollars. `posted + held <= cap` unless there was a breach."""
+
+    scope: str
+    cap_nusd: int
+    posted_nusd: int
+    held_nusd: int
+    #: The part of `posted` that was charged without knowing the outcome.
+    unknown_nusd: int = 0
+    #: How far the truth ever went above a bound; more than 0 freezes the account.
+    breach_nusd: int = 0
+    frozen: bool = False
+
+    @property
+    def free_nusd(self) -> int:
+        """What may still be reserved, never negative."""
+        return max(self.cap_nusd - self.posted_nusd - self.held_nusd, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One reservation: one HTTP request, or one that was never sent."""
+
+    reservation_id: str
+    state: EntryState
+    #: The bound that was held.
+    amount_nusd: int
+    #: What is charged: 0 while held or sent and for void, the bound for expired.
+    actual_nusd: int
+    scopes: tuple[str, ...]
+    kind: CallKind
+    model: str
+    step_id: str
+    price_version: str
+    created_ms: int
+    usage: Usage | None = None
+    request_id: str = ""
+    message_id: str = ""
+    #: Why it was voided or expired; empty otherwise.
+    why: str = ""
+
+
+class Ledger(Protocol):
+    """Accounts and reservations. Every method is one atomic, idempotent transition.
+
+    All raise `Unavailable` when the server does not answer.
+    """
+
+    def open_account(self, scope: str, cap_nusd: int) -> bool:
+        """Create an account; False where it exists (its cap then stays as it is)."""
+        ...
+
+    def set_cap(self, scope: str, cap_nusd: int) -> Account:
+        """Change a cap. Below `posted + held` it blocks new reservations until those fit again.
+
+        Raises:
+            BadInput: There is no such account.
+        """
+        ...
+
+    def reserve(
+        self,
+        reservation_id: str,
+        amount_nusd: int,
+        scopes: Sequence[str],
+        *,
+        kind: CallKind,
+        model: str,
+        step_id: str,
+        price_version: str,
+        deadline_ms: int,
+        replaces: str | None = None,
+    ) -> None:
+        """Hold `amount_nusd` (> 0) in all `scopes` at once, or in none.
+
+        `replaces` names a held reservation that is voided in the same instant (the closing hold).
+        A repeat with the same id and amount does nothing. `deadline_ms` counts from now; a
+        reservation that is still open then is expired by the sweep.
+
+        Raises:
+            BudgetDenied: Some scope has no room, is frozen or closed, or has no account.
+        """
+        ...
+
+    def sent(self, reservation_id: str) -> None:
+        """Say that the request is about to go out: from here on its outcome may be unknown.
+
+        Raises:
+            BudgetDenied: The reservation is no longer held (it expired): do not send.
+        """
+        ...
+
+    def narrow(self, reservation_id: str, amount_nusd: int) -> None:
+        """Lower the hold to a better bound; a higher one is ignored."""
+        ...
+
+    def extend(self, reservation_id: str, deadline_ms: int) -> bool:
+        """Move the deadline to `deadline_ms` from now; False where it is no longer open."""
+        ...
+
+    def settle(
+        self,
+        reservation_id: str,
+        actual_nusd: int,
+        *,
+        usage: Usage,
+        request_id: str = "",
+        message_id: str = "",
+    ) -> bool:
+        """Charge the truth and free the rest; also from `expired`. Idempotent.
+
+        Returns False for a breach: the truth was above the bound; it is charged, and the scopes
+        are frozen.
+        """
+        ...
+
+    def void(self, reservation_id: str, why: str) -> None:
+        """Free a hold whose request was proven not billed. Idempotent."""
+        ...
+
+    def charge_unknown(self, reservation_id: str, why: str, request_id: str = "") -> None:
+        """Charge a sent reservation at its bound now: its outcome is unknown. Idempotent."""
+        ...
+
+    def expire_overdue(self, *, limit: int) -> int:
+        """End reservations past their deadline: held -> void, sent -> charged. Returns how many."""
+        ...
+
+    def account(self, scope: str) -> Account | None:
+        """Return an account, None where there is none."""
+        ...
+
+    def accounts(self) -> tuple[Account, ...]:
+        """Return all accounts but the sessions', by name."""
+        ...
+
+    def entries(self, session_id: str) -> tuple[Entry, ...]:
+        """Return a session's reservations in the order in which they were made."""
+        ...
+
+
+# ------------------------------------------------------------------------------------- artifacts
+
+
+class Artifacts(Protocol):
+    """Objects by key, in S3 or in memory. Keys are made by `worker.core.keys`, never by callers.
+
+    All raise `Unavailable` when the store does not answer.
+    """
+
+    def put(self, key: str, body: bytes, *, content_type: str) -> None:
+        """Write an object with a checksum, overwriting."""
+        ...
+
+    def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:
+        """Write an object only if there is none; False where one exists."""
+        ...
+
+    def put_file(self, key: str, path: Path, *, content_type: str) -> bool:
+        """Write a file as a new object; False where one exists."""
+        ...
+
+    def get(self, key: str) -> bytes | None:
+        """Return an object, None where there is none."""
+        ...
+
+    def get_file(self, key: str, path: Path) -> bool:
+        """Write an object to `path`; False where there is none."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        ...
+
+    def list(self, prefix: str) -> tuple[str, ...]:
+        """Return the keys under a prefix, sorted."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        ...
+
+    def uri(self, key: str) -> str:
+        """Return the address a user can follow, `s3://bucket/key`."""
+        ...
+
+
+# --------------------------------------------------------------------------------------- teacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherRequest:
+    """A Messages API call. Built by the core; the adapter adds nothing to it."""
+
+    model: str
+    max_tokens: int
+    #: System blocks, with cache breakpoints.
+    system: list[dict[str, Any]]
+    #: Messages, with cache breakpoints.
+    messages: list[dict[str, Any]]
+    #: Empty: no tools are offered.
+    tools: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    timeout_ms: int = 600_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherReply:
+    """A whole reply."""
+
+    #: The content blocks, as received.
+    content: list[dict[str, Any]]
+    stop_reason: str
+    usage: Usage
+    model: str
+    message_id: str
+    request_id: str
+    latency_ms: int
+    #: The provider says that it did not charge (a refusal before any output).
+    unbilled: bool = False
+
+
+class Teacher(Protocol):
+    """One attempt of one call; retries are the caller's."""
+
+    def send(
+        self,
+        request: TeacherRequest,
+        *,
+        on_start: Callable[[Usage], None],
+        stopped: Callable[[], bool],
+    ) -> TeacherReply:
+        """Send the request and return the whole reply.
+
+        `on_start` is called once the exact prompt usage is known. `stopped` is asked while the
+        reply streams; True ends the call with an unknown outcome.
+
+        Raises:
+            TeacherFault: With what the provider did with it and whether to try again.
+        """
+        ...
+
+
+# --------------------------------------------------------------------------------------- student
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentAnswer:
+    """What the student said; a fault of its server is a `StudentFault` instead."""
+
+    outcome: RunOutcome
+    #: None for an empty answer.
+    content: str | None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latency_ms: int = 0
+    finish_reason: str = ""
+    response_id: str = ""
+    model: str = ""
+
+
+class Student(Protocol):
+    """One attempt of one run; retries are the caller's."""
+
+    def answer(self, query: str, *, seed: int, run_id: str) -> StudentAnswer:
+        """Have the student answer a task.
+
+        Raises:
+            StudentFault: With whether the same request may succeed later.
+        """
+        ...
+
+
+# ----------------------------------------------------------------------------------------- judge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeRequest:
+    """What a judge needs to score one output."""
+
+    task: str
+    output: str
+    #: Empty where the benchmark has none.
+    reference: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A judge's score with its reason."""
+
+    #: 0..1.
+    score: float
+    passed: bool
+    reasoning: str
