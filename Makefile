@@ -19,6 +19,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 		&& echo "$$python" && break; done)
 #: The resolver that `make lock` uses; pinned, so that the same input gives the same lock.
 UV_VERSION := 0.13.9
+COMPILE := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-header
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -74,12 +76,12 @@ bench: $(ENV) ## Measure speed and memory against the targets (ONLY=name runs on
 	$(PY) -m tests.bench $(ONLY)
 
 .PHONY: lock
-lock: ## Resolve requirements.lock again (UPGRADE=--upgrade takes the newest versions)
+lock: ## Resolve both locks again (UPGRADE=--upgrade takes the newest versions)
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/pip install --quiet uv==$(UV_VERSION)
-	build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-header \
-		--extra embedded --group dev $(UPGRADE) --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra embedded --group dev $(UPGRADE) --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra monitor --group build --constraint requirements.lock \
+		--no-annotate --output-file deploy/requirements.lock pyproject.toml
 
 .PHONY: clean
 clean: ## Remove the environment, caches and build results
