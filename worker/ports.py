@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from worker.core.values import CallKind, RunOutcome, Usage
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from worker.core.values import CallKind, RunOutcome, Usage
 
 __all__ = [
     "Account",
@@ -197,9 +197,7 @@ class Journal(Protocol):
         """Return the records from position `since` on."""
         ...
 
-    def claim(
-        self, session_id: str, step_id: str, *, owner: str, token: str, since: int
-    ) -> Claim:
+    def claim(self, session_id: str, step_id: str, *, owner: str, token: str, since: int) -> Claim:
         """Take the lease on a due step and return the records from `since` on."""
         ...
 

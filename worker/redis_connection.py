@@ -15,7 +15,7 @@ from redis.retry import Retry
 from worker.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
 __all__ = ["Script", "connect", "translated"]
@@ -46,7 +46,7 @@ def connect(url: str, *, max_connections: int = 64) -> redis.Redis:
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
+def translated(doing: str) -> Generator[None]:
     """Turn redis-py's errors into `Unavailable`, which says what could not be done.
 
     Raises:
@@ -67,7 +67,7 @@ class Script:
         self._name = path.stem
         self._script = client.register_script(prelude + path.read_text(encoding="utf-8"))
 
-    def __call__(self, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+    def __call__(self, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401 - a script answers what it likes; its caller knows the shape
         """Run the script and return its reply.
 
         Raises:

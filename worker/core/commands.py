@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, assert_never
 
 from worker.core.events import turn_key
-from worker.core.values import Purpose, RunSpec, ToolCall
+
+if TYPE_CHECKING:
+    from worker.core.values import Purpose, RunSpec, ToolCall
 
 __all__ = [
     "PAID_TOOLS",
@@ -21,6 +24,8 @@ __all__ = [
     "Queue",
     "RunStudent",
     "TakeTurn",
+    "queue_of",
+    "step_id_of",
 ]
 
 
@@ -46,14 +51,6 @@ PAID_TOOLS = frozenset({"run_self_on_task", "compare_outputs"})
 class Prepare:
     """Fetch the bundle, check it, write the brief."""
 
-    @property
-    def step_id(self) -> str:
-        return "prepare"
-
-    @property
-    def queue(self) -> Queue:
-        return Queue.TOOLS
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeTurn:
@@ -61,14 +58,6 @@ class TakeTurn:
 
     turn: int
     purpose: Purpose
-
-    @property
-    def step_id(self) -> str:
-        return turn_key(self.turn, self.purpose)
-
-    @property
-    def queue(self) -> Queue:
-        return Queue.TEACHER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +67,6 @@ class CallTool:
     turn: int
     index: int
     call: ToolCall
-
-    @property
-    def step_id(self) -> str:
-        return f"call/{self.turn}.{self.index}"
-
-    @property
-    def queue(self) -> Queue:
-        return Queue.TEACHER if self.call.tool in PAID_TOOLS else Queue.TOOLS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,14 +78,6 @@ class RunStudent:
     ordinal: int
     spec: RunSpec
 
-    @property
-    def step_id(self) -> str:
-        return f"run/{self.turn}.{self.index}.{self.ordinal}"
-
-    @property
-    def queue(self) -> Queue:
-        return Queue.STUDENT
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeRun:
@@ -114,26 +87,44 @@ class JudgeRun:
     index: int
     ordinal: int
 
-    @property
-    def step_id(self) -> str:
-        return f"judge/{self.turn}.{self.index}.{self.ordinal}"
-
-    @property
-    def queue(self) -> Queue:
-        return Queue.TEACHER
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conclude:
     """Check the claims, write the artifacts, end the session."""
 
-    @property
-    def step_id(self) -> str:
-        return "conclude"
-
-    @property
-    def queue(self) -> Queue:
-        return Queue.ARTIFACTS
-
 
 Command = Prepare | TakeTurn | CallTool | RunStudent | JudgeRun | Conclude
+
+
+def step_id_of(command: Command) -> str:
+    """Return the command's step id, which is also the key of the event that ends it."""
+    match command:
+        case Prepare():
+            return "prepare"
+        case TakeTurn():
+            return turn_key(command.turn, command.purpose)
+        case CallTool():
+            return f"call/{command.turn}.{command.index}"
+        case RunStudent():
+            return f"run/{command.turn}.{command.index}.{command.ordinal}"
+        case JudgeRun():
+            return f"judge/{command.turn}.{command.index}.{command.ordinal}"
+        case Conclude():
+            return "conclude"
+    assert_never(command)
+
+
+def queue_of(command: Command) -> Queue:
+    """Return the queue whose workers can carry the command out."""
+    match command:
+        case Prepare():
+            return Queue.TOOLS
+        case CallTool():
+            return Queue.TEACHER if command.call.tool in PAID_TOOLS else Queue.TOOLS
+        case TakeTurn() | JudgeRun():
+            return Queue.TEACHER
+        case RunStudent():
+            return Queue.STUDENT
+        case Conclude():
+            return Queue.ARTIFACTS
+    assert_never(command)

@@ -399,9 +399,7 @@ def _replied(session: Session, event: TeacherReplied) -> Session:
         return _closed(session, event)
     turn = Turn(reply=event, calls=_admitted(session, event.calls))
     made = sum(call.refused is None for call in turn.calls)
-    after = replace(
-        session, turns=(*session.turns, turn), tool_calls=session.tool_calls + made
-    )
+    after = replace(session, turns=(*session.turns, turn), tool_calls=session.tool_calls + made)
     if after.phase is not Phase.EXPLORING:
         return after
     if event.ending is not None:
@@ -460,9 +458,7 @@ def _stopped(session: Session, event: TeacherStopped) -> Session:
 
 
 def _answered(session: Session, event: CallAnswered) -> Session:
-    after = _with_call(
-        session, event.turn, event.index, lambda call: replace(call, answer=event)
-    )
+    after = _with_call(session, event.turn, event.index, lambda call: replace(call, answer=event))
     return after if event.ending is None else replace(after, ending=event.ending)
 
 
@@ -514,9 +510,7 @@ def _with_run(
     return _with_call(session, event.turn, event.index, changed)
 
 
-def _with_call(
-    session: Session, turn: int, index: int, change: Callable[[Call], Call]
-) -> Session:
+def _with_call(session: Session, turn: int, index: int, change: Callable[[Call], Call]) -> Session:
     """Return the session with one call changed.
 
     Raises:

@@ -1,0 +1,116 @@
+"""The numbers that decide: leases, back-off, give-up limits, the closing reserve.
+
+Rule: a decision is a value returned; carrying it out is someone else's job. Chance is an argument.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from worker.core.commands import (
+    CallTool,
+    Command,
+    Conclude,
+    JudgeRun,
+    Prepare,
+    RunStudent,
+    TakeTurn,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["GiveUp", "Patience", "TryAgain", "after_fault", "patience_for"]
+
+#: How long a claim lives without a beat. A dead worker's step is free again after this long; a live
+#: worker that stalls longer loses its step. Four beats fit in.
+LEASE_MS = 4_000
+#: How often leases are renewed.
+BEAT_MS = 1_000
+#: How long a direct announcement has before the sweep repeats it, and the longest such wait.
+GRACE_MS = 2_000
+LONGEST_GRACE_MS = 60_000
+#: How often every worker looks for overdue steps; half of it is jitter.
+SWEEP_MS = 400
+#: A step whose worker died this often under it is given up: it is the step that kills.
+POISON_DEATHS = 3
+#: How long `conclude` waits for a step that was told to stop.
+CONCLUDE_WAIT_MS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How often and how long a kind of step is tried when what it calls fails."""
+
+    #: Tries after the first one.
+    retries: int
+    base_ms: int
+    longest_ms: int
+
+
+#: Teacher and judge calls wait out a provider's bad minutes: 8 tries over about four minutes.
+_PAID = Patience(retries=8, base_ms=1_000, longest_ms=60_000)
+#: A student's server that fails five times in about ten seconds is recorded as a fault.
+_STUDENT = Patience(retries=4, base_ms=500, longest_ms=8_000)
+#: Local work and S3: an outage is waited out; only the session's own deadline ends it.
+_OURS = Patience(retries=1_000_000, base_ms=500, longest_ms=15_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryAgain:
+    """Give the step back; it is due again after `delay_ms`."""
+
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """Record the failure as the step's outcome."""
+
+
+def patience_for(command: Command) -> Patience:
+    """Return how long to keep trying this kind of step."""
+    match command:
+        case TakeTurn() | JudgeRun() | CallTool():
+            return _PAID
+        case RunStudent():
+            return _STUDENT
+        case Prepare() | Conclude():
+            return _OURS
+    assert_never(command)
+
+
+def after_fault(
+    patience: Patience,
+    *,
+    retries: int,
+    retryable: bool,
+    retry_after_ms: int | None,
+    chance: float,
+) -> TryAgain | GiveUp:
+    """Return what to do after a failed try.
+
+    Args:
+        patience: Of the step's kind.
+        retries: How often the step was given back before.
+        retryable: Whether the same request may succeed later.
+        retry_after_ms: What the server asked for; it is never undercut, None where it did not say.
+        chance: 0..1; full jitter over the upper half, so that a fleet does not come back at once.
+    """
+    if not retryable or retries >= patience.retries:
+        return GiveUp()
+    ceiling_ms = min(patience.base_ms * 2 ** min(retries, 20), patience.longest_ms)
+    delay_ms = int(ceiling_ms * (0.5 + chance / 2))
+    return TryAgain(delay_ms=max(delay_ms, retry_after_ms or 0))
+
+
+#: Field -> the environment's word, for messages about limits.
+LIMIT_WORDS: Mapping[str, str] = {
+    "turns": "the limit of teacher turns",
+    "tool_calls": "the limit of tool calls",
+    "budget": "the budget",
+    "time": "the time limit",
+    "context": "the teacher's context window",
+    "cancelled": "a cancel request",
+}

@@ -1,0 +1,71 @@
+-- Shared by every journal script. KEYS[1] is the key prefix `{P}:`; it carries the one hash tag.
+-- Times are the server's, in ms. Two different session ids never share a key.
+local P = KEYS[1]
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local now = now_ms()
+local function int(n) return string.format('%.0f', n) end
+local function session_key(sid) return P .. 's:' .. sid end
+local function journal_key(sid) return P .. 'j:' .. sid end
+local function index_key(sid) return P .. 'k:' .. sid end
+local function open_key(sid) return P .. 'o:' .. sid end
+local function row_key(sid, step) return P .. 't:' .. sid .. '/' .. step end
+local DUE = P .. 'due'
+local function due_at(sid, step, at) redis.call('ZADD', DUE, int(at), sid .. '/' .. step) end
+local function not_due(sid, step) redis.call('ZREM', DUE, sid .. '/' .. step) end
+local function is_open(sid) return redis.call('HGET', session_key(sid), 'status') == 'open' end
+local function done(sid, step) return redis.call('HEXISTS', index_key(sid), step) == 1 end
+
+-- Append one event under its key; the first one wins.
+local function put(sid, key, body, owner, attempt, token)
+  if done(sid, key) then return false end
+  local head = int(now) .. ' ' .. attempt .. ' ' .. owner .. ' ' .. key .. '\n'
+  local n = redis.call('RPUSH', journal_key(sid), head .. body)
+  redis.call('HSET', index_key(sid), key, (n - 1) .. ' ' .. token)
+  return true
+end
+
+-- Make a step due now, unless it is done or there already. Its committer tells the workers at once;
+-- `grace_ms` later the sweep does, in case that was lost.
+local function announce(sid, step, queue, grace_ms)
+  local row = row_key(sid, step)
+  if done(sid, step) or redis.call('EXISTS', row) == 1 then return false end
+  redis.call('HSET', row, 'queue', queue, 'state', 'ready', 'not_before', int(now), 'attempt', '0',
+    'deaths', '0', 'retries', '0', 'tells', '0')
+  redis.call('SADD', open_key(sid), step)
+  due_at(sid, step, now + grace_ms)
+  return true
+end
+
+-- Announce (step, queue) pairs from ARGV[first] on; return those that are new, flat.
+local function announce_all(sid, first, grace_ms)
+  local told = {}
+  for i = first, #ARGV, 2 do
+    if announce(sid, ARGV[i], ARGV[i + 1], grace_ms) then
+      told[#told + 1] = ARGV[i]
+      told[#told + 1] = ARGV[i + 1]
+    end
+  end
+  return told
+end
+
+local function forget(sid, step)
+  redis.call('DEL', row_key(sid, step))
+  redis.call('SREM', open_key(sid), step)
+  not_due(sid, step)
+end
+
+-- Whether the caller still holds the lease.
+local function holds(sid, step, fence)
+  local row = redis.call('HMGET', row_key(sid, step), 'state', 'fence')
+  return row[1] == 'leased' and row[2] == fence
+end
+
+-- With nothing under way, somebody must ask the core what comes next.
+local function drive_if_idle(sid)
+  if redis.call('SCARD', open_key(sid)) > 0 then return 0 end
+  due_at(sid, 'drive', now)
+  return 1
+end

@@ -1,0 +1,16 @@
+-- retry(sid, step, fence, delay_ms, error) -> 1 | 0 (the lease was lost)
+-- The step is ready again after the delay; the sweep tells it.
+local sid, step = ARGV[1], ARGV[2]
+if not holds(sid, step, ARGV[3]) then return 0 end
+local row = row_key(sid, step)
+local at = now + tonumber(ARGV[4])
+redis.call('HSET', row, 'state', 'ready', 'not_before', int(at), 'last_error', ARGV[5], 'owner', '')
+redis.call('HDEL', row, 'token', 'lease_until')
+redis.call('HINCRBY', row, 'retries', 1)
+if redis.call('HGET', row, 'stop') == '1' then
+  forget(sid, step)
+  drive_if_idle(sid)
+else
+  due_at(sid, step, at)
+end
+return 1
