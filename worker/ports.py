@@ -6,9 +6,11 @@ or real, passes the same contract suite (`tests/contract`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from worker.core.teaching import JudgeRequest, TeacherReply, TeacherRequest, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -461,37 +463,6 @@ class Artifacts(Protocol):
 # --------------------------------------------------------------------------------------- teacher
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherRequest:
-    """A Messages API call. Built by the core; the adapter adds nothing to it."""
-
-    model: str
-    max_tokens: int
-    #: System blocks, with cache breakpoints.
-    system: list[dict[str, Any]]
-    #: Messages, with cache breakpoints.
-    messages: list[dict[str, Any]]
-    #: Empty: no tools are offered.
-    tools: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    timeout_ms: int = 600_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherReply:
-    """A whole reply."""
-
-    #: The content blocks, as received.
-    content: list[dict[str, Any]]
-    stop_reason: str
-    usage: Usage
-    model: str
-    message_id: str
-    request_id: str
-    latency_ms: int
-    #: The provider says that it did not charge (a refusal before any output).
-    unbilled: bool = False
-
-
 class Teacher(Protocol):
     """One attempt of one call; retries are the caller's."""
 
@@ -541,26 +512,3 @@ class Student(Protocol):
             StudentFault: With whether the same request may succeed later.
         """
         ...
-
-
-# ----------------------------------------------------------------------------------------- judge
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeRequest:
-    """What a judge needs to score one output."""
-
-    task: str
-    output: str
-    #: Empty where the benchmark has none.
-    reference: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """A judge's score with its reason."""
-
-    #: 0..1.
-    score: float
-    passed: bool
-    reasoning: str

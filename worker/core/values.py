@@ -224,6 +224,10 @@ class SessionSpec:
     limits: Limits = field(default_factory=Limits)
     #: Held from the first moment for the closing call.
     closing_hold_nusd: int = 0
+    #: Size of the context that the closing call may be given; the hold was made for it.
+    closing_context_bytes: int = 48_000
+    #: Most tokens of one teacher reply.
+    max_output_tokens: int = 8_192
     price_version: str = ""
 
     @property
