@@ -22,6 +22,9 @@ UV_VERSION := 0.13.9
 COMPILE := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header
 
+#: The oldest version of Kubernetes that the manifests are checked against.
+KUBERNETES := 1.33
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
@@ -51,12 +54,16 @@ test: $(ENV) ## Run every test but the chaos ones (ARGS='-k name' narrows)
 	$(BIN)/pytest -m 'not chaos' $(ARGS)
 
 .PHONY: check
-check: $(ENV) ## Format, lint, types, import contracts, spelling
+check: $(ENV) ## Format, lint, types, import contracts, spelling, deployment files
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/kubernetes-validate --quiet --strict --kubernetes-version $(KUBERNETES) \
+		$(addprefix deploy/kubernetes/,config.yaml flower.yaml nightly.yaml workers.yaml)
 
 .PHONY: fmt
 fmt: $(ENV) ## Format, and fix what ruff can fix by itself

@@ -1,0 +1,239 @@
+"""The deployment files, held against the code they start.
+
+`make check` holds them against their own specifications (hadolint, the compose schema, the
+Kubernetes schemas); here stands what no schema knows: our queues, settings, secrets and locks.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from worker.core.commands import Queue
+
+ROOT = Path(__file__).parents[3]
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+
+#: `name:1.2.3` or `name:4.48-variant`: a tag that names a release, not a moving target.
+PINNED = re.compile(r"^[a-z0-9./-]+:\d+\.\d+(\.\d+)?(-[a-z0-9]+)*$")
+#: Names of variables whose values are secret, or hold one as a URL does.
+SECRET = re.compile(r"(PASSWORD|SECRET|_KEY|BASIC_AUTH|BROKER_URL|REDIS_URL)")
+
+Manifest = dict[str, Any]
+
+
+def compose() -> Manifest:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def manifests(kind: str) -> list[Manifest]:
+    files = sorted(KUBERNETES.glob("*.yaml"))
+    found = [doc for file in files for doc in yaml.safe_load_all(file.read_text())]
+    return [doc for doc in found if doc["kind"] == kind]
+
+
+def dockerfile() -> list[list[str]]:
+    """Return the Dockerfile's instructions as words, continued lines joined."""
+    text = (ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines()]
+    return [line.split() for line in lines if line and not line.startswith("#")]
+
+
+def pod(manifest: Manifest) -> Manifest:
+    spec = manifest["spec"]
+    spec = spec.get("jobTemplate", {"spec": spec})["spec"]
+    return spec["template"]["spec"]
+
+
+def pods() -> list[Manifest]:
+    return [pod(manifest) for kind in ("Deployment", "CronJob") for manifest in manifests(kind)]
+
+
+def workers_of_compose() -> dict[str, list[str]]:
+    """Return service -> argv of each service that runs `diagnosis worker`."""
+    services = compose()["services"]
+    return {
+        name: service["command"]
+        for name, service in services.items()
+        if service["command"][0] == "worker"
+    }
+
+
+def workers_of_kubernetes() -> dict[str, list[str]]:
+    containers = {m["metadata"]["name"]: pod(m)["containers"][0] for m in manifests("Deployment")}
+    return {
+        name.removeprefix("diagnosis-"): container["args"]
+        for name, container in containers.items()
+        if container["args"][0] == "worker"
+    }
+
+
+def queues(argv: list[str]) -> list[str]:
+    return argv[argv.index("--queues") + 1].split(",")
+
+
+# --- what runs where
+
+
+@pytest.mark.parametrize("workers", [workers_of_compose(), workers_of_kubernetes()])
+def test_each_queue_is_worked_by_exactly_one_role(workers: dict[str, list[str]]) -> None:
+    worked = [queue for argv in workers.values() for queue in queues(argv)]
+
+    assert sorted(worked) == sorted(Queue)
+
+
+def test_compose_and_kubernetes_start_the_same_roles_in_the_same_way() -> None:
+    assert workers_of_compose() == workers_of_kubernetes()
+
+
+def test_each_role_scales_on_the_lists_of_the_queues_it_works_and_on_no_other() -> None:
+    scaled = {
+        m["spec"]["scaleTargetRef"]["name"].removeprefix("diagnosis-"): [
+            trigger["metadata"]["listName"].rsplit(":", 1)[-1] for trigger in m["spec"]["triggers"]
+        ]
+        for m in manifests("ScaledObject")
+    }
+
+    assert scaled == {name: queues(argv) for name, argv in workers_of_kubernetes().items()}
+
+
+def test_a_pod_is_asked_for_per_worker_slot_that_is_missing() -> None:
+    for scaler in manifests("ScaledObject"):
+        role = scaler["spec"]["scaleTargetRef"]["name"].removeprefix("diagnosis-")
+        argv = workers_of_kubernetes()[role]
+        concurrency = argv[argv.index("--concurrency") + 1]
+
+        assert {t["metadata"]["listLength"] for t in scaler["spec"]["triggers"]} == {concurrency}
+
+
+# --- pins
+
+
+def test_every_image_names_a_release() -> None:
+    images = [service["image"] for service in compose()["services"].values()]
+    images += [container["image"] for each in pods() for container in each["containers"]]
+    images += [words[1] for words in dockerfile() if words[0] == "FROM"]
+
+    assert [image for image in images if not PINNED.match(image)] == []
+
+
+def test_the_image_of_ours_carries_the_version_of_the_project() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    images = {container["image"] for each in pods() for container in each["containers"]}
+    images |= {compose()["services"][name]["image"] for name in workers_of_compose()}
+
+    assert images == {f"diagnosis-worker:{version}"}
+
+
+def locked(path: Path) -> dict[str, frozenset[str]]:
+    """Return pin -> hashes of a lock file."""
+    blocks = re.split(r"^(?=[a-z0-9])", path.read_text(), flags=re.MULTILINE)
+    pin = re.compile(r"([a-z0-9._-]+==\S+)")
+    return {
+        found.group(1): frozenset(re.findall(r"sha256:[0-9a-f]{64}", block))
+        for block in blocks
+        if (found := pin.match(block))
+    }
+
+
+def test_the_image_installs_what_was_tested() -> None:
+    tested = locked(ROOT / "requirements.lock")
+    shipped = locked(ROOT / "deploy" / "requirements.lock")
+
+    assert shipped.items() <= tested.items()
+    assert all(shipped.values())
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "deploy/requirements.lock"])
+def test_no_host_stands_in_a_lock(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+
+    assert re.findall(r"https?://|--(extra-)?index-url|--find-links", text) == []
+
+
+# --- secrets
+
+
+def test_compose_starts_nothing_with_an_empty_secret() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    uses = re.findall(r"\$\{([A-Z0-9_]+)([^}]*)\}", text)
+
+    assert uses
+    assert [name for name, guard in uses if not guard.startswith(":?set ")] == []
+
+
+def test_the_example_names_every_value_that_compose_asks_for_and_fills_in_none() -> None:
+    asked = set(re.findall(r"\$\{([A-Z0-9_]+)", (ROOT / "docker-compose.yml").read_text()))
+    lines = (ROOT / "deploy" / "env.example").read_text().splitlines()
+    example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+    assert set(example) == asked
+    assert [name for name, value in example.items() if SECRET.search(name) and value] == []
+
+
+def test_kubernetes_takes_secrets_by_reference_only() -> None:
+    variables = [v for each in pods() for c in each["containers"] for v in c.get("env", [])]
+    plain = [name for m in manifests("ConfigMap") for name in m["data"]]
+    plain += [v["name"] for v in variables if "secretKeyRef" not in v.get("valueFrom", {})]
+
+    assert manifests("Secret") == []
+    assert [name for name in plain if SECRET.search(name)] == []
+
+
+def test_only_the_teacher_role_gets_the_teachers_key() -> None:
+    services = compose()["services"]
+    deployments = {m["metadata"]["name"]: pod(m)["containers"][0] for m in manifests("Deployment")}
+    in_compose = [n for n, s in services.items() if "ANTHROPIC_API_KEY" in s["environment"]]
+    in_kubernetes = [
+        name
+        for name, container in deployments.items()
+        if "ANTHROPIC_API_KEY" in {variable["name"] for variable in container["env"]}
+    ]
+
+    assert in_compose == ["teacher"]
+    assert in_kubernetes == ["diagnosis-teacher"]
+
+
+# --- what a container may do
+
+
+def test_the_image_runs_as_a_numbered_user_without_root() -> None:
+    last_stage = dockerfile()[max(i for i, w in enumerate(dockerfile()) if w[0] == "FROM") :]
+    users = [words[1] for words in last_stage if words[0] == "USER"]
+
+    assert users == ["10001:10001"]
+    assert ["STOPSIGNAL", "SIGTERM"] in last_stage
+    assert ["ENTRYPOINT", '["diagnosis"]'] in last_stage
+
+
+def test_every_pod_is_without_root_writable_files_privileges_or_open_ends() -> None:
+    for each in pods():
+        assert each["securityContext"]["runAsNonRoot"] is True
+        assert each["automountServiceAccountToken"] is False
+        for container in each["containers"]:
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert set(container["resources"]["limits"]) == {"cpu", "memory"}
+
+
+def test_every_service_restarts_stops_in_time_and_has_limits() -> None:
+    for name, service in compose()["services"].items():
+        assert service["restart"] == "unless-stopped", name
+        assert re.fullmatch(r"\d+[sm]", service["stop_grace_period"]), name
+        assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}, name
+
+
+def test_redis_forgets_nothing() -> None:
+    argv = compose()["services"]["redis"]["command"]
+    settings = dict(zip(argv[1::2], argv[2::2], strict=True))
+
+    assert settings["--appendonly"] == "yes"
+    assert settings["--appendfsync"] == "always"
+    assert settings["--maxmemory-policy"] == "noeviction"
