@@ -1,0 +1,182 @@
+"""Where everything lies in the object store, and which names may become part of a key.
+
+Rule: a key is made here and nowhere else, from names and hashes that were checked here. No name
+from a request, a file or a teacher becomes a key, a path or a URL in any other way.
+
+    bundles/<sha256>.tar.gz                                     a session's inputs, frozen
+    blobs/<session>/<sha256>                                    long texts of its journal
+    sessions/<tenant>/<campaign>/<session>/manifest.json        written last, once
+    sessions/<tenant>/<campaign>/<session>/<edition>/<name>     what the manifest lists
+
+An edition is a set of artifacts, named after the hashes of all of them. Two workers that conclude
+the same session write the same edition, or one each; the manifest, one conditional write, says
+which one counts. Inside an edition the files have the names and folders of a local session.
+Bundles and blobs are apart, so that a lifecycle rule can expire them by prefix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+from worker.errors import BadInput, RequestInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "artifact",
+    "blob",
+    "blobs",
+    "bundle",
+    "bundle_sha256",
+    "edition_of",
+    "manifest",
+    "session_folder",
+    "valid_artifact_name",
+    "valid_name",
+    "valid_sha256",
+]
+
+#: Lower case only, so that two names never differ on one file system and agree on another.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_EDITION = re.compile(r"[0-9a-f]{16}")
+#: One part of an artifact's name; `teacher_traces/diagnose.jsonl` has two.
+_PART = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
+_MAX_PARTS = 4
+_BUNDLE_URI = re.compile(r"[a-z0-9]+://[a-z0-9][a-z0-9.-]{0,254}/bundles/([0-9a-f]{64})\.tar\.gz")
+#: How much of a refused value an error quotes.
+_QUOTED_CHARS = 80
+
+
+# ----------------------------------------------------------------------------------------- checks
+
+
+def valid_name(kind: str, value: str) -> str:
+    """Return `value` if it may be a session id, tenant, campaign or other name.
+
+    Args:
+        kind: The field it came from, for the message: `session_id`, `tenant`, …
+        value: 1 to 128 of a-z, 0-9, `.`, `_`, `-`; begins with a letter or digit, no `..`.
+
+    Raises:
+        RequestInvalid: It is not such a name; the message says which field.
+    """
+    if _NAME.fullmatch(value) is None or ".." in value:
+        raise RequestInvalid(
+            f"{kind} {_quoted(value)} cannot be used. Take 1 to 128 of a-z, 0-9, '.', '_', '-', "
+            "beginning with a letter or digit, without '..'.",
+            field=kind,
+        )
+    return value
+
+
+def valid_sha256(value: str) -> str:
+    """Return `value` if it is a SHA-256 in lower-case hex.
+
+    Raises:
+        BadInput: It is not.
+    """
+    if _SHA256.fullmatch(value) is None:
+        raise BadInput(f"{_quoted(value)} is not a SHA-256: 64 lower-case hex digits are wanted.")
+    return value
+
+
+def valid_artifact_name(value: str) -> str:
+    """Return `value` if it may name an artifact: `clusters.json`, `teacher_traces/x.jsonl`.
+
+    Raises:
+        BadInput: It is not a relative path of up to four plain parts.
+    """
+    parts = value.split("/")
+    plain = all(_PART.fullmatch(part) is not None and ".." not in part for part in parts)
+    if not plain or len(parts) > _MAX_PARTS:
+        raise BadInput(
+            f"{_quoted(value)} cannot name an artifact. Take up to {_MAX_PARTS} parts of a-z, 0-9, "
+            "'.', '_', '-', separated by '/', without '..'.",
+        )
+    return value
+
+
+def bundle_sha256(uri: str) -> str:
+    """Return the content hash that a bundle's URI names.
+
+    The bucket is for the caller to check: `artifacts.uri(keys.bundle(sha256)) == uri`.
+
+    Raises:
+        RequestInvalid: It is not the address of a bundle.
+    """
+    found = _BUNDLE_URI.fullmatch(uri)
+    if found is None:
+        raise RequestInvalid(
+            f"bundle_uri {_quoted(uri)} is not the address of a bundle. It reads "
+            "'s3://<bucket>/bundles/<sha256>.tar.gz'; `diagnosis enqueue --home DIR` makes one.",
+            field="bundle_uri",
+        )
+    return found[1]
+
+
+def _quoted(value: str) -> str:
+    """Return `value` as it may stand in a message, cut where it is long."""
+    return repr(value if len(value) <= _QUOTED_CHARS else value[:_QUOTED_CHARS] + "…")
+
+
+# ------------------------------------------------------------------------------------------- keys
+
+
+def bundle(sha256: str) -> str:
+    """Return the key of a bundle with this content hash."""
+    return f"bundles/{valid_sha256(sha256)}.tar.gz"
+
+
+def blobs(session_id: str) -> str:
+    """Return the prefix of all long texts of a session's journal."""
+    return f"blobs/{valid_name('session_id', session_id)}/"
+
+
+def blob(session_id: str, sha256: str) -> str:
+    """Return the key of a long text of a session's journal, under its content hash."""
+    return f"{blobs(session_id)}{valid_sha256(sha256)}"
+
+
+def session_folder(*, tenant: str, campaign: str, session_id: str) -> str:
+    """Return the prefix of everything that a session leaves for its readers."""
+    names = {"tenant": tenant, "campaign": campaign, "session_id": session_id}
+    checked = (valid_name(kind, value) for kind, value in names.items())
+    return f"sessions/{'/'.join(checked)}/"
+
+
+def manifest(*, tenant: str, campaign: str, session_id: str) -> str:
+    """Return the key of a session's manifest."""
+    folder = session_folder(tenant=tenant, campaign=campaign, session_id=session_id)
+    return f"{folder}manifest.json"
+
+
+def artifact(*, tenant: str, campaign: str, session_id: str, edition: str, name: str) -> str:
+    """Return the key of an artifact.
+
+    Args:
+        tenant: The session's tenant.
+        campaign: The session's campaign.
+        session_id: The session.
+        edition: What `edition_of` gave for the whole set.
+        name: A relative path, such as `teacher_traces/diagnose.jsonl`.
+
+    Raises:
+        BadInput: A name, or the edition, is not well formed.
+    """
+    if _EDITION.fullmatch(edition) is None:
+        raise BadInput(f"{_quoted(edition)} is not an edition: take what `edition_of` returns.")
+    folder = session_folder(tenant=tenant, campaign=campaign, session_id=session_id)
+    return f"{folder}{edition}/{valid_artifact_name(name)}"
+
+
+def edition_of(sha256_by_name: Mapping[str, str]) -> str:
+    """Return the name of a set of artifacts: 16 hex digits that depend on every byte of it."""
+    lines = (
+        f"{valid_sha256(sha256)}  {valid_artifact_name(name)}\n"
+        for name, sha256 in sorted(sha256_by_name.items())
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
