@@ -120,7 +120,10 @@ class CallExpanded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecorded:
-    """A model ran on a benchmark task, or could not be made to."""
+    """A model ran on a benchmark task, or could not be made to.
+
+    For the student it ends the step of one run; for the teacher it ends the tool call itself.
+    """
 
     turn: int
     index: int
@@ -217,7 +220,7 @@ def key_of(event: Event) -> str:
         case CallAnswered() | CallExpanded():
             return f"call/{event.turn}.{event.index}"
         case RunRecorded(runner=Runner.TEACHER):
-            return f"self/{event.turn}.{event.index}"
+            return f"call/{event.turn}.{event.index}"
         case RunRecorded():
             return f"run/{event.turn}.{event.index}.{event.ordinal}"
         case RunJudged():

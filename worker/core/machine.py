@@ -177,8 +177,8 @@ class Call:
         """Whether the call's result can be written."""
         if self.refused is not None:
             return True
-        if self.self_run is not None and not self.self_run.complete:
-            return False
+        if self.self_run is not None:
+            return self.self_run.complete
         if self.runs is not None:
             return all(run.complete for run in self.runs)
         return self.answer is not None
@@ -359,7 +359,7 @@ def _wanted_exploring(session: Session) -> tuple[Command, ...]:
 
 
 def _wanted_of_call(turn: int, index: int, call: Call) -> Iterable[Command]:
-    if call.answer is None and call.runs is None:
+    if call.answer is None and call.runs is None and call.self_run is None:
         yield CallTool(turn=turn, index=index, call=call.call)
     if call.self_run is not None and not call.self_run.complete:
         yield JudgeRun(turn=turn, index=index, ordinal=0)

@@ -1,0 +1,197 @@
+"""Every setting, once: its name, default, unit and meaning.
+
+Rule: read once, at the start, from `DIAGNOSIS_*` variables or the TOML file that
+`DIAGNOSIS_CONFIG` names (variables win). `docs/settings.md` is made from this file. Models' URLs and
+keys stand here and nowhere else: a request only names them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from worker.errors import Misconfigured
+
+__all__ = ["JudgeSettings", "Settings", "StudentSettings", "TeacherSettings", "load_settings"]
+
+
+class _Named(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StudentSettings(_Named):
+    """A student that requests may name: an OpenAI-compatible chat endpoint."""
+
+    base_url: str = Field(description="Up to and including `/v1`.")
+    model: str = Field(description="Model name sent with each request.")
+    api_key: SecretStr = Field(SecretStr(""), description="Bearer token; empty sends none.")
+    system_prompt: str | None = Field(None, description="Sent before each task; none if absent.")
+    timeout_ms: int = Field(60_000, ge=100, description="For one answer, from first to last byte.")
+    max_tokens: int = Field(1_024, ge=1, description="Limit of one answer.")
+    temperature: float | None = Field(0.7, ge=0, le=2, description="None leaves it to the server.")
+
+
+class TeacherSettings(_Named):
+    """A teacher that requests may name: an account at the Anthropic Messages API."""
+
+    model: str = Field("claude-opus-4-6", description="Must have a price.")
+    base_url: str = Field("https://api.anthropic.com", description="Where the Messages API is.")
+    api_key: SecretStr = Field(SecretStr(""), description="The account's key.")
+    max_output_tokens: int = Field(8_192, ge=256, le=64_000, description="Limit of one turn.")
+    simulated: bool = Field(False, description="Marks everything it says as simulated.")
+
+
+class JudgeSettings(_Named):
+    """A judge that requests may name: a model of one of the teachers' accounts."""
+
+    teacher: str = Field("default", description="Whose account pays: a name in `teachers`.")
+    model: str | None = Field(None, description="None takes the teacher's own model.")
+
+
+class Settings(BaseSettings):
+    """All settings of workers and command line."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DIAGNOSIS_", extra="forbid", frozen=True, env_nested_delimiter="__"
+    )
+
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Journal and ledger. Needs AOF with `appendfsync always` and `noeviction`.",
+    )
+    broker_url: SecretStr | None = Field(
+        None, description="Celery's broker; None takes database 1 of `redis_url`'s server."
+    )
+    result_url: SecretStr | None = Field(
+        None, description="Where sessions' results are kept; None takes the broker."
+    )
+    key_prefix: str = Field(
+        "diagnosis",
+        pattern=r"^[a-z0-9-]{1,40}$",
+        description="Prefix of all Redis keys; several fleets can share a server.",
+    )
+    result_ttl_s: int = Field(
+        14 * 86_400, ge=60, description="How long a session's result stays readable."
+    )
+
+    s3_endpoint: str | None = Field(None, description="None is AWS; else the store's URL.")
+    s3_region: str = Field("us-east-1", description="Region of the bucket.")
+    s3_bucket: str = Field("diagnosis", description="Bucket of bundles and artifacts.")
+    s3_access_key: SecretStr | None = Field(
+        None, description="None leaves credentials to boto3's own chain (roles, profiles)."
+    )
+    s3_secret_key: SecretStr | None = Field(None, description="Goes with `s3_access_key`.")
+
+    cache_dir: Path = Field(
+        Path("/tmp/diagnosis-cache"),  # noqa: S108 - a cache; contents are verified by hash
+        description="Where workers keep bundles; may be lost at any time.",
+    )
+    cache_max_bytes: int = Field(
+        5_000_000_000, ge=1_000_000, description="Size at which old bundles leave the cache."
+    )
+
+    teachers: dict[str, TeacherSettings] = Field(
+        default_factory=dict[str, TeacherSettings], description="By the name that requests use."
+    )
+    students: dict[str, StudentSettings] = Field(
+        default_factory=dict[str, StudentSettings], description="By the name that requests use."
+    )
+    judges: dict[str, JudgeSettings] = Field(
+        default_factory=dict[str, JudgeSettings],
+        description="By the name that requests use; `default` exists where a teacher `default` does.",
+    )
+    budgets: dict[str, float] = Field(
+        default_factory=lambda: {"fleet": 100.0, "tenant:default": 100.0, "campaign:default": 100.0},
+        description="Accounts made at a worker's start if they do not exist: scope -> US dollars. "
+        "Changed at run time with `diagnosis budget set`.",
+    )
+    new_campaign_cap_usd: float | None = Field(
+        None,
+        ge=0,
+        description="Cap of a campaign that has no account yet; None refuses its sessions.",
+    )
+
+    payload_inline_bytes: int = Field(
+        8_192, ge=0, description="Texts above this stand in S3, once, and not in the journal."
+    )
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = Field("json", pattern="^(json|console)$", description="`json` or `console`.")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65_535, description="Port of Prometheus metrics; None serves none."
+    )
+    allow_unsafe_redis: bool = Field(
+        False, description="Start although the server could lose a commit or a dollar. For tests."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources: arguments, environment, then the file of `DIAGNOSIS_CONFIG`."""
+        del dotenv_settings, file_secret_settings
+        path = os.environ.get("DIAGNOSIS_CONFIG")
+        files = (TomlConfigSettingsSource(settings_cls, Path(path)),) if path else ()
+        return (init_settings, env_settings, *files)
+
+    def judge(self, name: str) -> JudgeSettings | None:
+        """Return the judge of that name, None where there is none."""
+        if name == "default" and name not in self.judges and "default" in self.teachers:
+            return JudgeSettings.model_validate({})
+        return self.judges.get(name)
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL."""
+        if self.broker_url is not None:
+            return self.broker_url.get_secret_value()
+        return _database(self.redis_url.get_secret_value(), 1)
+
+    @property
+    def results(self) -> str:
+        """The result store's URL."""
+        return self.result_url.get_secret_value() if self.result_url else self.broker
+
+
+def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - any field
+    """Return the settings of this process.
+
+    Raises:
+        Misconfigured: One of them is wrong; the message names each with its cure.
+    """
+    path = os.environ.get("DIAGNOSIS_CONFIG")
+    if path and not Path(path).is_file():
+        raise Misconfigured(f"DIAGNOSIS_CONFIG names {path!r}, which is not a file: correct it")
+    try:
+        return Settings(**overrides)
+    except pydantic.ValidationError as exc:
+        lines = [
+            f"DIAGNOSIS_{'__'.join(str(p) for p in e['loc']).upper()}: {e['msg']}"
+            for e in exc.errors(include_url=False, include_input=False)
+        ]
+        raise Misconfigured("settings are wrong: " + "; ".join(lines)) from exc
+    except ValueError as exc:
+        raise Misconfigured(f"settings cannot be read: {exc}") from exc
+
+
+def _database(url: str, number: int) -> str:
+    """Return `url` with another database number."""
+    head, separator, tail = url.rpartition("/")
+    if separator and not head.endswith("/") and tail.split("?")[0].isdigit():
+        query = tail.partition("?")[2]
+        return f"{head}/{number}" + (f"?{query}" if query else "")
+    return f"{url.rstrip('/')}/{number}"
