@@ -1,0 +1,282 @@
+"""Fakes of the ports, for the tests of this project and of those who build on it.
+
+Rule: a fake keeps its port's promises and records what it was asked. What it was not prepared for
+is an `AssertionError` that no `except DiagnosisError` catches: it fails the test, never the session.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from worker.core.teaching import TeacherReply, TeacherRequest
+from worker.core.values import RunOutcome, Usage
+from worker.errors import StudentFault, TeacherFault
+from worker.ports import StudentAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from worker.ports import Announcement
+
+__all__ = [
+    "ManualClock",
+    "CollectedHints",
+    "ScriptedTeacher",
+    "TeacherLine",
+    "calls_tools",
+    "says",
+    "ScriptedStudent",
+    "StudentLine",
+    "StudentRun",
+]
+
+#: A script is cited by this much of a request.
+_CITED_CHARS = 200
+
+
+# ------------------------------------------------------------------------------------ time, hints
+
+
+class ManualClock:
+    """`ports.Clock` that only a test moves."""
+
+    def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
+        self._lock = threading.Lock()
+        self._now_ms = now_ms
+
+    def now_ms(self) -> int:
+        """Return milliseconds since the epoch."""
+        return self._now_ms
+
+    def advance(self, by_ms: int) -> int:
+        """Let `by_ms` (0 or more) pass; return the new time.
+
+        Raises:
+            ValueError: `by_ms` is negative.
+        """
+        if by_ms < 0:
+            raise ValueError(f"time does not go back: {by_ms!r} ms; pass 0 or more")
+        with self._lock:
+            self._now_ms += by_ms
+            return self._now_ms
+
+
+class CollectedHints:
+    """`ports.Hints` that keeps what it is told, for a test to hand on, lose or double."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[Announcement] = []
+        #: Everything ever told, in order.
+        self.told: list[Announcement] = []
+
+    def tell(self, announcements: Sequence[Announcement]) -> None:
+        """Keep the announcements."""
+        with self._lock:
+            self.told.extend(announcements)
+            self._waiting.extend(announcements)
+
+    def take(self) -> tuple[Announcement, ...]:
+        """Return what was told since the last `take`, in order."""
+        with self._lock:
+            taken, self._waiting = tuple(self._waiting), []
+            return taken
+
+
+# ---------------------------------------------------------------------------------------- teacher
+
+#: What a scripted teacher does with one request: reply, fail, or whatever the callable says.
+TeacherLine = TeacherReply | TeacherFault | Callable[[TeacherRequest], TeacherReply]
+
+_USAGE = Usage(input_tokens=100, output_tokens=20)
+
+
+def says(
+    text: str,
+    *,
+    stop_reason: str = "end_turn",
+    usage: Usage = _USAGE,
+    message_id: str = "msg_scripted",
+) -> TeacherReply:
+    """Return a reply that is text and nothing else; without a block where `text` is empty."""
+    content = [{"type": "text", "text": text}] if text else []
+    return _reply(content, stop_reason, usage, message_id)
+
+
+def calls_tools(
+    *calls: tuple[str, Mapping[str, Any]],
+    text: str = "",
+    usage: Usage = _USAGE,
+    message_id: str = "msg_scripted",
+) -> TeacherReply:
+    """Return a reply that calls tools: (name, arguments) each, with ids `<message_id>.<index>`."""
+    content: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
+    for index, (name, arguments) in enumerate(calls):
+        call_id = f"{message_id}.{index}"
+        block = {"type": "tool_use", "id": call_id, "name": name, "input": dict(arguments)}
+        content.append(block)
+    return _reply(content, "tool_use", usage, message_id)
+
+
+def _reply(
+    content: list[dict[str, Any]], stop_reason: str, usage: Usage, message_id: str
+) -> TeacherReply:
+    return TeacherReply(
+        content=content,
+        stop_reason=stop_reason,
+        usage=usage,
+        model="scripted",
+        message_id=message_id,
+        request_id=f"req_{message_id}",
+        latency_ms=1,
+    )
+
+
+class ScriptedTeacher:
+    """`ports.Teacher` that follows a script, one line a request, in the order of the requests.
+
+    A request after the last line fails the test; `assert_finished` fails it where lines are left.
+    """
+
+    def __init__(self, script: Iterable[TeacherLine]) -> None:
+        self._lock = threading.Lock()
+        self._lines = deque(script)
+        #: Every request that was sent, also those that a fault answered.
+        self.requests: list[TeacherRequest] = []
+
+    def send(
+        self,
+        request: TeacherRequest,
+        *,
+        on_start: Callable[[Usage], None],
+        stopped: Callable[[], bool],
+    ) -> TeacherReply:
+        """Return the script's next reply; `on_start` hears its prompt's usage first.
+
+        Raises:
+            TeacherFault: The script says so, or `stopped` does.
+            AssertionError: The script is at its end.
+        """
+        line = self._next(request)
+        if isinstance(line, TeacherFault):
+            raise line
+        reply = line if isinstance(line, TeacherReply) else line(request)
+        if not reply.unbilled:
+            on_start(_prompt_of(reply.usage))
+        if stopped():
+            raise TeacherFault("the scripted reply was stopped", billing="unknown", retry="later")
+        return reply
+
+    def _next(self, request: TeacherRequest) -> TeacherLine:
+        with self._lock:
+            self.requests.append(request)
+            if not self._lines:
+                cited = json.dumps(request.messages[-1:], default=str)[:_CITED_CHARS]
+                raise AssertionError(
+                    f"request {len(self.requests)} came after the last line of the script; it "
+                    f"ends {cited!r}. Add a line to the script, or find out why it was sent."
+                )
+            return self._lines.popleft()
+
+    def assert_finished(self) -> None:
+        """Fail where lines of the script were never asked for.
+
+        Raises:
+            AssertionError: Lines are left.
+        """
+        left = len(self._lines)
+        if left:
+            raise AssertionError(
+                f"{left} lines of the script were never asked for, after "
+                f"{len(self.requests)} requests; the first is {self._lines[0]!r}"
+            )
+
+
+def _prompt_of(usage: Usage) -> Usage:
+    """Return what is known when a reply begins: the prompt, counted; nothing generated."""
+    return Usage(
+        input_tokens=usage.input_tokens,
+        cache_write_5m_tokens=usage.cache_write_5m_tokens,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+    )
+
+
+# ---------------------------------------------------------------------------------------- student
+
+#: What a scripted student says to a query; None and "" are the empty answer.
+StudentLine = str | StudentAnswer | StudentFault | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentRun:
+    """One run that a scripted student was asked for."""
+
+    query: str
+    seed: int
+    run_id: str
+
+
+class ScriptedStudent:
+    """`ports.Student` that answers by query, from a mapping or by a function of (query, seed).
+
+    Args:
+        answers: A query that is not in the mapping fails the test.
+        faults: query -> the faults that its first attempts meet, before an answer comes.
+    """
+
+    def __init__(
+        self,
+        answers: Mapping[str, StudentLine] | Callable[[str, int], StudentLine],
+        *,
+        faults: Mapping[str, Sequence[StudentFault]] | None = None,
+    ) -> None:
+        self._lock = threading.Lock()
+        self._answers = answers
+        self._faults = {query: deque(waiting) for query, waiting in (faults or {}).items()}
+        #: Every attempt, also those that a fault answered, in the order of arrival.
+        self.runs: list[StudentRun] = []
+
+    def answer(self, query: str, *, seed: int, run_id: str) -> StudentAnswer:
+        """Return what the script says to `query`.
+
+        Raises:
+            StudentFault: The script says so.
+            AssertionError: The script does not know the query.
+        """
+        with self._lock:
+            self.runs.append(StudentRun(query=query, seed=seed, run_id=run_id))
+            faults = self._faults.get(query)
+            fault = faults.popleft() if faults else None
+        line = fault or self._line(query, seed)
+        if isinstance(line, StudentFault):
+            raise line
+        return line if isinstance(line, StudentAnswer) else _answer(line)
+
+    def _line(self, query: str, seed: int) -> StudentLine:
+        if callable(self._answers):
+            return self._answers(query, seed)
+        if query not in self._answers:
+            raise AssertionError(
+                f"the scripted student was asked {query[:_CITED_CHARS]!r}, which is not among its "
+                f"{len(self._answers)} answers"
+            )
+        return self._answers[query]
+
+
+def _answer(content: str | None) -> StudentAnswer:
+    said = content or None
+    return StudentAnswer(
+        outcome=RunOutcome.ANSWERED if said else RunOutcome.EMPTY,
+        content=said,
+        prompt_tokens=10,
+        completion_tokens=len(said.split()) if said else 0,
+        latency_ms=1,
+        finish_reason="stop",
+        model="scripted",
+    )
