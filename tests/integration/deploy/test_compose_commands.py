@@ -36,8 +36,6 @@ ENV_FILE = {
     "S3_SECRET_KEY": "loopback-s3-secret",
     "FLOWER_BASIC_AUTH": "looker:loopback-flower",
     "ANTHROPIC_API_KEY": "loopback-anthropic",
-    "DIAGNOSIS_TEACHERS": "{}",
-    "DIAGNOSIS_STUDENTS": "{}",
 }
 PROGRAMS = {"redis-server": str(_binary.get_binary_path()), "weed": str(BIN / "weed")}
 

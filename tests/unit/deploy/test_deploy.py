@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from worker.core.commands import Queue
+from worker.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -23,6 +24,8 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 PINNED = re.compile(r"^[a-z0-9./-]+:\d+\.\d+(\.\d+)?(-[a-z0-9]+)*$")
 #: Names of variables whose values are secret, or hold one as a URL does.
 SECRET = re.compile(r"(PASSWORD|SECRET|_KEY|BASIC_AUTH|BROKER_URL|REDIS_URL)")
+
+TEACHERS_KEY = "DIAGNOSIS_TEACHERS__DEFAULT__API_KEY"
 
 Manifest = dict[str, Any]
 
@@ -188,15 +191,70 @@ def test_kubernetes_takes_secrets_by_reference_only() -> None:
 def test_only_the_teacher_role_gets_the_teachers_key() -> None:
     services = compose()["services"]
     deployments = {m["metadata"]["name"]: pod(m)["containers"][0] for m in manifests("Deployment")}
-    in_compose = [n for n, s in services.items() if "ANTHROPIC_API_KEY" in s["environment"]]
+    in_compose = [n for n, s in services.items() if TEACHERS_KEY in s["environment"]]
     in_kubernetes = [
         name
         for name, container in deployments.items()
-        if "ANTHROPIC_API_KEY" in {variable["name"] for variable in container["env"]}
+        if TEACHERS_KEY in {variable["name"] for variable in container["env"]}
     ]
 
     assert in_compose == ["teacher"]
     assert in_kubernetes == ["diagnosis-teacher"]
+
+
+# --- settings
+
+
+def variables_of_kubernetes() -> set[str]:
+    containers = [container for each in pods() for container in each["containers"]]
+    named = {variable["name"] for each in containers for variable in each.get("env", [])}
+    config = next(m for m in manifests("ConfigMap") if m["metadata"]["name"] == "diagnosis-config")
+    return named | set(config["data"])
+
+
+def variables_of_compose() -> set[str]:
+    return {name for service in compose()["services"].values() for name in service["environment"]}
+
+
+def test_every_variable_of_ours_is_a_setting() -> None:
+    known = {f"DIAGNOSIS_{name.upper()}" for name in Settings.model_fields} | {"DIAGNOSIS_CONFIG"}
+    image = set(re.findall(r"DIAGNOSIS_\w+", (ROOT / "deploy" / "Dockerfile").read_text()))
+    used = variables_of_compose() | variables_of_kubernetes() | image
+    ours = {name.split("__")[0] for name in used if name.startswith("DIAGNOSIS_")}
+
+    assert ours >= {"DIAGNOSIS_REDIS_URL", "DIAGNOSIS_S3_BUCKET", "DIAGNOSIS_CACHE_DIR"}
+    assert ours <= known
+
+
+@pytest.mark.parametrize("service", [*workers_of_compose(), "flower"])
+def test_the_settings_of_each_compose_service_load(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in compose()["services"][service]["environment"].items():
+        monkeypatch.setenv(name, re.sub(r"\$\{(\w+)[^}]*\}", r"\1", value))
+    monkeypatch.setenv("DIAGNOSIS_CONFIG", str(ROOT / "deploy" / "diagnosis.toml"))
+
+    settings = load_settings()
+
+    assert settings.s3_endpoint == "http://s3:8333"
+    assert settings.redis_url.get_secret_value() == "redis://:REDIS_PASSWORD@redis:6379/1"
+    assert settings.students["local"].base_url.endswith("/v1")
+    key = settings.teachers["default"].api_key.get_secret_value()
+    assert key == ("ANTHROPIC_API_KEY" if service == "teacher" else "")
+
+
+def test_the_settings_of_kubernetes_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    maps = {m["metadata"]["name"]: m["data"] for m in manifests("ConfigMap")}
+    (tmp_path / "config.toml").write_text(maps["diagnosis-settings"]["config.toml"])
+    for name, value in maps["diagnosis-config"].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DIAGNOSIS_CONFIG", str(tmp_path / "config.toml"))
+
+    settings = load_settings()
+
+    assert set(settings.teachers) == {"default"}
+    assert set(settings.students) == {"local"}
+    assert settings.cache_max_bytes == 3_000_000_000
 
 
 # --- what a container may do
