@@ -1,0 +1,64 @@
+"""How the ledger says no: the same words from both adapters.
+
+Rule: a refusal names the account, what it had left and what to do about it.
+"""
+
+from __future__ import annotations
+
+from worker.core.prices import usd
+from worker.errors import BadInput, BudgetDenied
+
+__all__ = ["denied", "no_account", "no_reservation", "other_amount", "used"]
+
+_MEANING = {
+    "cap": "has too little left: make a smaller call, or raise its cap (`diagnosis budget set`)",
+    "frozen": "is frozen: find out why (a call may have cost more than its bound), then unfreeze it",
+    "closed": "is closed: its session has ended",
+    "killed": "is stopped with all others by the kill switch",
+    "no_account": "does not exist: open it first; none is made by being charged",
+}
+
+
+def denied(why: str, scope: str, *, amount_nusd: int, free_nusd: int) -> BudgetDenied:
+    """Return the refusal of a hold."""
+    return BudgetDenied(
+        f"no hold of {usd(amount_nusd)}: the account {scope!r} has {usd(free_nusd)} free and "
+        f"{_MEANING[why]}",
+        scope=scope,
+        free_nusd=free_nusd,
+        why=why,
+    )
+
+
+def used(reservation_id: str, scope: str, state: str) -> BudgetDenied:
+    """Return the refusal to reserve or send under an id whose request was sent or given up."""
+    return BudgetDenied(
+        f"the reservation {reservation_id!r} is {state}: nothing more may be sent under it. "
+        f"Take a new id for a new attempt",
+        scope=scope,
+        free_nusd=0,
+        why="closed",
+    )
+
+
+def other_amount(reservation_id: str) -> BadInput:
+    """Return the refusal of a second, different reservation under one id."""
+    return BadInput(
+        f"the reservation {reservation_id!r} is held already, with another amount or other "
+        f"accounts. Take a new id for a new call",
+        reservation_id=reservation_id,
+    )
+
+
+def no_reservation(reservation_id: str) -> BadInput:
+    """Return the refusal to charge what nobody reserved."""
+    return BadInput(
+        f"there is no reservation {reservation_id!r}, so nobody can be charged for it. If it was "
+        f"made, the ledger's server has lost data: stop, and compare with the provider's bill",
+        reservation_id=reservation_id,
+    )
+
+
+def no_account(scope: str) -> BadInput:
+    """Return the refusal to change an account that does not exist."""
+    return BadInput(f"there is no account {scope!r}; open it first", scope=scope)

@@ -1,0 +1,356 @@
+"""Paying for a call to the teacher: reserve, say so, send, account for the outcome.
+
+Rule: nothing else calls a `Teacher`. One reservation is one HTTP request, and whatever happens to
+the request, the ledger holds at least what the provider may bill for it:
+
+| outcome                                              | ledger                                     |
+|------------------------------------------------------|--------------------------------------------|
+| a whole reply                                        | settled at its exact cost                  |
+| a refusal that the provider does not charge          | settled at 0, with its usage               |
+| a fault that proves that nothing was billed          | void                                       |
+| a fault that proves nothing, a reply without an end  | charged at the bound, narrowed if it began |
+| any other exception, also a stop of the thread       | the same, at once if the ledger answers    |
+| the process dies                                     | stays `sent`; the sweep charges the bound  |
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+
+from worker.core.bounds import (
+    MIN_USEFUL_OUTPUT_TOKENS,
+    CacheWrites,
+    affordable_output_tokens,
+    cache_writes,
+    call_bound_nusd,
+    started_bound_nusd,
+    why_unbounded,
+)
+from worker.core.prices import PRICE_VERSION, Price, cost_nusd, price_of
+from worker.errors import BadInput, BudgetDenied, TeacherFault, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from worker.core.values import CallKind, Usage
+    from worker.ports import Ledger, Teacher, TeacherReply, TeacherRequest
+
+__all__ = ["PaidReply", "PaidTeacher"]
+
+_T = TypeVar("_T")
+
+#: A reservation outlives its request's time-out by this much, for the way to the ledger and back.
+MARGIN_MS = 60_000
+#: How long a transition that must not be lost is tried again while the ledger does not answer.
+PATIENCE_MS = 30_000
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+#: A reservation's deadline is moved on this often within its length, so that two lost tries hurt not.
+_EXTENSIONS = 4
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaidReply:
+    """A reply and what was paid for it."""
+
+    reply: TeacherReply
+    cost_nusd: int
+    #: The output limit that was sent: smaller than asked for where money was short.
+    max_tokens: int
+    #: The truth was above the bound, in money or in prompt tokens: the bound is wrong. The truth
+    #: was charged; where the money was above, the accounts are frozen.
+    breach: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    reservation_id: str
+    request: TeacherRequest
+    price: Price
+    prompt_bound_tokens: int
+    writes: CacheWrites
+
+    @property
+    def bound_nusd(self) -> int:
+        return call_bound_nusd(
+            self.price,
+            self.prompt_bound_tokens,
+            self.request.max_tokens,
+            has_5m=self.writes.has_5m,
+            has_1h=self.writes.has_1h,
+        )
+
+    def shrunk_to(self, free_nusd: int) -> _Call | None:
+        """Return the call with as much output as `free_nusd` carries; None where that is no use."""
+        fits = affordable_output_tokens(
+            self.price,
+            self.prompt_bound_tokens,
+            free_nusd,
+            has_5m=self.writes.has_5m,
+            has_1h=self.writes.has_1h,
+        )
+        if fits < min(MIN_USEFUL_OUTPUT_TOKENS, self.request.max_tokens):
+            return None
+        return replace(self, request=replace(self.request, max_tokens=fits))
+
+
+class PaidTeacher:
+    """The only way to call a teacher."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        ledger: Ledger,
+        *,
+        margin_ms: int = MARGIN_MS,
+        patience_ms: int = PATIENCE_MS,
+    ) -> None:
+        self._teacher = teacher
+        self._ledger = ledger
+        self._margin_ms = margin_ms
+        self._patience_ms = patience_ms
+
+    def call(
+        self,
+        request: TeacherRequest,
+        *,
+        reservation_id: str,
+        scopes: Sequence[str],
+        kind: CallKind,
+        step_id: str,
+        prompt_bound_tokens: int,
+        stopped: Callable[[], bool],
+        replaces: str | None = None,
+    ) -> PaidReply:
+        """Make one HTTP request and pay for it from all `scopes`.
+
+        Args:
+            request: The call. Where the scopes cannot carry it, its `max_tokens` is lowered once to
+                what they can, but never below `MIN_USEFUL_OUTPUT_TOKENS` (or what it asked for).
+            reservation_id: Never used before: one for each attempt.
+            scopes: The accounts.
+            kind: What the call is for.
+            step_id: The step that makes it.
+            prompt_bound_tokens: The most tokens its prompt can have (`worker.core.bounds`).
+            stopped: Asked while the reply streams; True ends the call with an unknown outcome.
+            replaces: A hold that makes room for this call, if it still stands.
+
+        Raises:
+            BudgetDenied: The scopes cannot carry the call. Nothing was sent, nothing is held.
+            TeacherFault: The call failed. The ledger has been put right.
+            Unavailable: The ledger did not answer: before the call, and nothing was sent; or after
+                it for longer than the patience, and then its reply or fault is lost. The
+                reservation stays as it is and the sweep ends it: charged if it was sent.
+            UnknownModel: The model has no price.
+            BadInput: The request has no bound, or the reservation id cannot be one.
+        """
+        call = _bounded(request, reservation_id, prompt_bound_tokens)
+        call = self._reserve(call, scopes, kind=kind, step_id=step_id, replaces=replaces)
+        self._go_ahead(call)
+        reply = self._send(call, stopped)
+        return self._settle(call, reply)
+
+    # ------------------------------------------------------------------------------ before
+
+    def _reserve(
+        self,
+        call: _Call,
+        scopes: Sequence[str],
+        *,
+        kind: CallKind,
+        step_id: str,
+        replaces: str | None,
+    ) -> _Call:
+        """Hold the call's bound, or a smaller one; return the call that was paid for."""
+
+        def hold(call: _Call) -> _Call:
+            self._ledger.reserve(
+                call.reservation_id,
+                call.bound_nusd,
+                scopes,
+                kind=kind,
+                model=call.request.model,
+                step_id=step_id,
+                price_version=PRICE_VERSION,
+                deadline_ms=self._deadline_ms(call),
+                replaces=replaces,
+            )
+            return call
+
+        try:
+            return hold(call)
+        except BudgetDenied as denied:
+            smaller = call.shrunk_to(denied.free_nusd) if denied.why == "cap" else None
+            if smaller is None:
+                raise
+            return hold(smaller)
+        except Unavailable:
+            self._drop(call)
+            raise
+
+    def _go_ahead(self, call: _Call) -> None:
+        try:
+            self._ledger.sent(call.reservation_id)
+        except BudgetDenied as denied:
+            if denied.why == "killed":
+                self._drop(call)
+            raise
+        except Unavailable:
+            self._drop(call)
+            raise
+
+    def _drop(self, call: _Call) -> None:
+        """Give back what may be held for a request that was not sent; if that fails the sweep does."""
+        with suppress(Unavailable):
+            self._ledger.void(call.reservation_id, "not sent")
+
+    def _deadline_ms(self, call: _Call) -> int:
+        return call.request.timeout_ms + self._margin_ms
+
+    # ------------------------------------------------------------------------------ during
+
+    def _send(self, call: _Call, stopped: Callable[[], bool]) -> TeacherReply:
+        try:
+            reply = self._teacher.send(
+                call.request,
+                on_start=lambda started: self._narrow(call, started),
+                stopped=self._kept_alive(call, stopped),
+            )
+            _check_ended(reply)
+        except TeacherFault as fault:
+            self._account_for(call, fault)
+            raise
+        except BaseException as exc:
+            # Once, without patience: the thread is being stopped, or a bug is on its way up.
+            with suppress(Unavailable):
+                self._ledger.charge_unknown(call.reservation_id, type(exc).__name__)
+            raise
+        return reply
+
+    def _narrow(self, call: _Call, started: Usage) -> None:
+        """Lower the hold to what the exact prompt leaves possible."""
+        if started.prompt_tokens == 0:
+            return  # Some gateways tell the prompt's size only at the end, and 0 here.
+        bound_nusd = started_bound_nusd(call.price, started, call.request.max_tokens)
+        with suppress(Unavailable):
+            self._ledger.narrow(call.reservation_id, bound_nusd)
+
+    def _kept_alive(self, call: _Call, stopped: Callable[[], bool]) -> Callable[[], bool]:
+        """Return `stopped`, but each question also keeps the reservation's deadline ahead."""
+        deadline_ms = self._deadline_ms(call)
+        pause_s = deadline_ms / 1000 / _EXTENSIONS
+        next_s = time.monotonic() + pause_s
+
+        def asked() -> bool:
+            nonlocal next_s
+            if time.monotonic() >= next_s:
+                next_s = time.monotonic() + pause_s
+                with suppress(Unavailable):
+                    self._ledger.extend(call.reservation_id, deadline_ms)
+            return stopped()
+
+        return asked
+
+    # ------------------------------------------------------------------------------ after
+
+    def _account_for(self, call: _Call, fault: TeacherFault) -> None:
+        """Charge a failed call at its bound, or give the hold back where that is proven right."""
+        if fault.billing == "unbilled":
+            self._insist(lambda: self._ledger.void(call.reservation_id, fault.message))
+        else:
+            self._insist(
+                lambda: self._ledger.charge_unknown(
+                    call.reservation_id, fault.message, fault.request_id or ""
+                )
+            )
+
+    def _settle(self, call: _Call, reply: TeacherReply) -> PaidReply:
+        paid_nusd = 0 if reply.unbilled else cost_nusd(call.price, reply.usage)
+        within = self._insist(
+            lambda: self._ledger.settle(
+                call.reservation_id,
+                paid_nusd,
+                usage=reply.usage,
+                request_id=reply.request_id,
+                message_id=reply.message_id,
+            )
+        )
+        breach = not within or reply.usage.prompt_tokens > call.prompt_bound_tokens
+        if breach:
+            _log.error(
+                "teacher call above its bound",
+                reservation_id=call.reservation_id,
+                request_id=reply.request_id,
+                cost_nusd=paid_nusd,
+                bound_nusd=call.bound_nusd,
+                prompt_tokens=reply.usage.prompt_tokens,
+                prompt_bound_tokens=call.prompt_bound_tokens,
+                output_tokens=reply.usage.output_tokens,
+                max_tokens=call.request.max_tokens,
+            )
+        return PaidReply(
+            reply=reply,
+            cost_nusd=paid_nusd,
+            max_tokens=call.request.max_tokens,
+            breach=breach,
+        )
+
+    def _insist(self, transition: Callable[[], _T]) -> _T:
+        """Carry out a transition, again and again while the ledger does not answer.
+
+        Raises:
+            Unavailable: It did not answer for the whole patience.
+        """
+        until_s = time.monotonic() + self._patience_ms / 1000
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return transition()
+            except Unavailable:
+                if time.monotonic() + pause_s > until_s:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def _bounded(request: TeacherRequest, reservation_id: str, prompt_bound_tokens: int) -> _Call:
+    """Return the call with all that its bound is made from.
+
+    Raises:
+        UnknownModel: The model has no price.
+        BadInput: Something in the request has no bound.
+    """
+    price = price_of(request.model)
+    reason = why_unbounded(system=request.system, messages=request.messages, tools=request.tools)
+    if reason is not None:
+        raise BadInput(f"the call's cost cannot be bounded: {reason}", reason=reason)
+    return _Call(
+        reservation_id=reservation_id,
+        request=request,
+        price=price,
+        prompt_bound_tokens=prompt_bound_tokens,
+        writes=cache_writes(system=request.system, messages=request.messages, tools=request.tools),
+    )
+
+
+def _check_ended(reply: TeacherReply) -> None:
+    """Refuse a reply without a stop reason: its usage is not final.
+
+    Raises:
+        TeacherFault: It has none.
+    """
+    if not reply.stop_reason:
+        raise TeacherFault(
+            f"the reply {reply.message_id!r} has no stop_reason: the stream was cut",
+            billing="unknown",
+            retry="later",
+            request_id=reply.request_id,
+        )
