@@ -102,7 +102,7 @@ def test_every_plain_name_is_accepted_as_it_is(value: str) -> None:
 
 
 def test_a_refusal_names_the_field() -> None:
-    with pytest.raises(RequestInvalid, match="^tenant ") as caught:
+    with pytest.raises(RequestInvalid, match=r"^tenant ") as caught:
         keys.valid_name("tenant", "../x")
 
     assert caught.value.facts["field"] == "tenant"
