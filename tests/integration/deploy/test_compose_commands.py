@@ -115,7 +115,7 @@ def s3_port(start: Start, tmp_path_factory: pytest.TempPathFactory) -> int:
 
 
 def test_redis_comes_up_with_the_password_and_without_forgetting(redis_port: int) -> None:
-    client = connect(f"redis://:{ENV_FILE['REDIS_PASSWORD']}@127.0.0.1:{redis_port}/1")
+    client = connect(f"redis://:{ENV_FILE['REDIS_PASSWORD']}@127.0.0.1:{redis_port}/0")
 
     assert client.config_get("appendfsync") == {"appendfsync": "always"}
     assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}

@@ -23,7 +23,7 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 #: `name:1.2.3` or `name:4.48-variant`: a tag that names a release, not a moving target.
 PINNED = re.compile(r"^[a-z0-9./-]+:\d+\.\d+(\.\d+)?(-[a-z0-9]+)*$")
 #: Names of variables whose values are secret, or hold one as a URL does.
-SECRET = re.compile(r"(PASSWORD|SECRET|_KEY|BASIC_AUTH|BROKER_URL|REDIS_URL)")
+SECRET = re.compile(r"(PASSWORD|SECRET|_KEY|BASIC_AUTH|REDIS_URL|BROKER_URL|RESULT_URL)")
 
 TEACHERS_KEY = "DIAGNOSIS_TEACHERS__DEFAULT__API_KEY"
 
@@ -103,6 +103,14 @@ def test_each_role_scales_on_the_lists_of_the_queues_it_works_and_on_no_other() 
     }
 
     assert scaled == {name: queues(argv) for name, argv in workers_of_kubernetes().items()}
+
+
+def test_the_scalers_look_where_celery_keeps_its_lists() -> None:
+    settings = Settings.model_validate({})
+    triggers = [t["metadata"] for m in manifests("ScaledObject") for t in m["spec"]["triggers"]]
+
+    assert {t["listName"].rsplit(":", 1)[0] for t in triggers} == {settings.key_prefix}
+    assert {t["databaseIndex"] for t in triggers} == {settings.broker.rsplit("/", 1)[-1]}
 
 
 def test_a_pod_is_asked_for_per_worker_slot_that_is_missing() -> None:
@@ -237,7 +245,7 @@ def test_the_settings_of_each_compose_service_load(
     settings = load_settings()
 
     assert settings.s3_endpoint == "http://s3:8333"
-    assert settings.redis_url.get_secret_value() == "redis://:REDIS_PASSWORD@redis:6379/1"
+    assert settings.redis_url.get_secret_value() == "redis://:REDIS_PASSWORD@redis:6379/0"
     assert settings.students["local"].base_url.endswith("/v1")
     key = settings.teachers["default"].api_key.get_secret_value()
     assert key == ("ANTHROPIC_API_KEY" if service == "teacher" else "")
