@@ -111,7 +111,11 @@ class Settings(BaseSettings):
         description="By the name that requests use; `default` exists where a teacher `default` does.",
     )
     budgets: dict[str, float] = Field(
-        default_factory=lambda: {"fleet": 100.0, "tenant:default": 100.0, "campaign:default": 100.0},
+        default_factory=lambda: {
+            "fleet": 100.0,
+            "tenant:default": 100.0,
+            "campaign:default": 100.0,
+        },
         description="Accounts made at a worker's start if they do not exist: scope -> US dollars. "
         "Changed at run time with `diagnosis budget set`.",
     )
@@ -167,7 +171,7 @@ class Settings(BaseSettings):
         return self.result_url.get_secret_value() if self.result_url else self.broker
 
 
-def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - any field
+def load_settings(**overrides: Any) -> Settings:
     """Return the settings of this process.
 
     Raises:

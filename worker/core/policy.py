@@ -17,6 +17,7 @@ from worker.core.commands import (
     RunStudent,
     TakeTurn,
 )
+from worker.errors import DiagnosisError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +56,8 @@ _PAID = Patience(retries=8, base_ms=1_000, longest_ms=60_000)
 _STUDENT = Patience(retries=4, base_ms=500, longest_ms=8_000)
 #: Local work and S3: an outage is waited out; only the session's own deadline ends it.
 _OURS = Patience(retries=1_000_000, base_ms=500, longest_ms=15_000)
+#: An exception that nobody expected.
+_BUG = Patience(retries=2, base_ms=500, longest_ms=2_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +72,16 @@ class GiveUp:
     """Record the failure as the step's outcome."""
 
 
-def patience_for(command: Command) -> Patience:
-    """Return how long to keep trying this kind of step."""
+def patience_for(command: Command, fault: Exception) -> Patience:
+    """Return how long to keep trying this kind of step after this fault.
+
+    An outage of our own servers is waited out whatever the step; a bug is tried a few times, since
+    what looks like one is now and then the machine's.
+    """
+    if isinstance(fault, Unavailable):
+        return _OURS
+    if not isinstance(fault, DiagnosisError):
+        return _BUG
     match command:
         case TakeTurn() | JudgeRun() | CallTool():
             return _PAID

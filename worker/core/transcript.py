@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from worker.core import bounds
 from worker.core.teaching import TeacherRequest
 from worker.core.values import Payload, RunOutcome, Stop
 
@@ -25,7 +26,7 @@ __all__ = [
     "closing_request",
     "exploring_request",
     "extraction_request",
-    "new_bytes",
+    "prompt_bound_tokens",
     "visible_text",
 ]
 
@@ -123,13 +124,19 @@ def exploring_request(
     )
 
 
-def new_bytes(session: Session, text_of: TextOf) -> tuple[int, int]:
-    """Return (bytes, blocks) that the next exploring request adds to the previous one.
+def prompt_bound_tokens(session: Session, request: TeacherRequest, text_of: TextOf) -> int:
+    """Return the most tokens the prompt of a teacher turn can have.
 
-    The reply itself is not counted: the provider's output tokens of that turn are exact.
+    A later turn of the exploration is the previous prompt, whose usage is exact, and what is new;
+    any other request is counted by its bytes.
     """
+    explores = bool(request.tools) and len(request.messages) > 1
+    if not (explores and session.turns):
+        parts = (request.system, request.messages, request.tools)
+        return bounds.prompt_bound_tokens(sum(bounds.json_bytes(part) for part in parts))
     blocks = _answer(session.turns[-1], text_of)
-    return len(json.dumps(blocks, ensure_ascii=False).encode()), len(blocks)
+    previous = session.turns[-1].reply.usage
+    return bounds.prompt_bound_tokens_after(previous, bounds.json_bytes(blocks), len(blocks))
 
 
 def closing_request(
@@ -176,7 +183,7 @@ def visible_text(blocks: Iterable[dict[str, Any]]) -> str:
 
 
 def closing_notes(session: Session, text_of: TextOf, limit_bytes: int) -> str:
-    """Return what is known, in at most `limit_bytes`: brief, measurements, then the newest notes.
+    """Return what is known, in at most `limit_bytes` as JSON: brief, measurements, newest notes.
 
     Measurements come before notes, since they are what the rates are recomputed from.
     """
@@ -184,10 +191,10 @@ def closing_notes(session: Session, text_of: TextOf, limit_bytes: int) -> str:
         _section("The session", _brief(session, text_of), limit_bytes // 4),
         _section("Measured so far", _measurements(session), limit_bytes // 4),
     ]
-    left = limit_bytes - sum(len(part.encode()) for part in parts)
+    left = limit_bytes - sum(bounds.json_bytes(part) for part in parts)
     notes: list[str] = []
     for note in _notes_newest_first(session, text_of):
-        size = len(note.encode()) + 2
+        size = bounds.json_bytes(note)
         if size > left:
             break
         notes.append(note)

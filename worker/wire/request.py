@@ -26,7 +26,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
 #: Names of students, teachers and judges in the worker's settings.
 Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 #: A content-addressed bundle, as `diagnosis enqueue` uploaded it.
-BundleUri = Annotated[str, StringConstraints(pattern=r"^bundle:sha256:[0-9a-f]{64}$")]
+BundleUri = Annotated[
+    str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,62}/bundles/[0-9a-f]{64}\.tar\.gz$")
+]
 
 
 class _Strict(BaseModel):
@@ -71,14 +73,18 @@ class DiagnoseRequest(_Strict):
         return int(self.limits.max_cost_usd * 1_000_000_000)
 
 
-def parse_request(raw: object) -> DiagnoseRequest:
+def parse_request(raw: object, *, default_id: str | None = None) -> DiagnoseRequest:
     """Return the request in a message.
+
+    `default_id` is the session id of a request that names none.
 
     Raises:
         UnknownVersion: A newer scheduler wrote it.
         RequestInvalid: A field is wrong; the message names each one with its value.
     """
     fields = _object(raw)
+    if default_id is not None:
+        fields = {"session_id": default_id, **fields}
     version = fields.get("version", REQUEST_VERSION)
     if version != REQUEST_VERSION:
         raise UnknownVersion(

@@ -1,0 +1,55 @@
+"""What all step tasks share: one body, log context, and how an outcome shows in Flower.
+
+Rule: a task raises when its attempt failed, so that Flower shows it; nothing depends on the raise:
+the step is due again, or its failure is in the journal, before the task ends.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from worker.app import system
+from worker.errors import DiagnosisError, Unavailable, UnknownVersion
+from worker.messages import MESSAGE_VERSION
+
+__all__ = ["OPTIONS", "StepFailed", "StepWillRetry", "work"]
+
+
+class StepWillRetry(DiagnosisError):
+    """An attempt failed; the step is due again. Cure: none needed."""
+
+
+class StepFailed(DiagnosisError):
+    """A step failed for good, which is in the journal; the session goes on. Cure: in the message."""
+
+
+#: Options of every step task. `throws`: these are outcomes, logged without a traceback.
+OPTIONS = {
+    "ignore_result": True,
+    "throws": (StepWillRetry, StepFailed, Unavailable, UnknownVersion),
+}
+
+
+def work(session_id: str, step_id: str, version: int) -> str:
+    """Work on a step that a hint names; return what came of it.
+
+    Raises:
+        UnknownVersion: A newer worker sent the hint; the step stays due.
+        StepWillRetry, StepFailed: The attempt failed.
+        Unavailable: The journal did not answer; the step stays due.
+    """
+    if version != MESSAGE_VERSION:
+        raise UnknownVersion(
+            f"a hint of version {version!r} (this worker speaks {MESSAGE_VERSION}): upgrade it; "
+            "the step stays due",
+            version=repr(version),
+        )
+    with structlog.contextvars.bound_contextvars(session_id=session_id, step_id=step_id):
+        worked = system().runner.work(session_id, step_id)
+    match worked.status:
+        case "retry":
+            raise StepWillRetry(worked.detail)
+        case "failed":
+            raise StepFailed(worked.detail)
+        case "done" | "dropped":
+            return f"{worked.status} {worked.detail}".strip()

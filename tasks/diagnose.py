@@ -1,0 +1,108 @@
+"""The tasks of a session.
+
+Rule: a second delivery of any of them is harmless: a session is created once by its id, and a step is
+claimed by one worker at a time and committed once, under its key.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Ignore
+
+from tasks.base import OPTIONS, work
+from worker.app import app, system
+from worker.errors import DiagnosisError, RequestInvalid, Unavailable
+from worker.messages import DIAGNOSE
+from worker.wire.request import parse_request
+
+if TYPE_CHECKING:
+    from celery import Task
+
+__all__ = [
+    "conclude",
+    "diagnose",
+    "drive",
+    "judge_run",
+    "prepare",
+    "student_run",
+    "teacher_turn",
+    "tool_call",
+]
+
+#: How long the door waits before it sends a request round again while Redis is away.
+AGAIN_S = 1.0
+
+
+@app.task(name=DIAGNOSE, bind=True, ignore_result=False, throws=(DiagnosisError,), queue="control")
+def diagnose(self: Task[Any, Any], request: object) -> None:
+    """Open the session; its result comes when it ends, under this task's id.
+
+    The task leaves without a word (`Ignore`), so that it shows as running until the session ends.
+    A second delivery finds the session and drives it once more.
+
+    Raises:
+        RequestInvalid, UnknownVersion: The request is refused; this is its result.
+        Unavailable: Redis did not answer; the message is put back and tried again.
+    """
+    parsed = parse_request(request, default_id=self.request.id)
+    if parsed.session_id != self.request.id:
+        raise RequestInvalid(
+            f"session_id: {parsed.session_id!r} is not the task id {self.request.id!r}: send the "
+            "task with task_id=session_id, so that its result can be found",
+            field="session_id",
+        )
+    try:
+        system().door.open(parsed)
+    except Unavailable:
+        _again(self, request)
+    raise Ignore
+
+
+def _again(task: Task[Any, Any], request: object) -> None:
+    """Send the request once more: until it is a session, the message is all there is of it."""
+    threading.Event().wait(AGAIN_S)
+    task.app.send_task(DIAGNOSE, args=(request,), task_id=task.request.id, queue="control")
+
+
+@app.task(name="diagnosis.prepare", **OPTIONS)
+def prepare(session_id: str, step_id: str, version: int) -> str:
+    """Fetch and check the bundle. Harmless twice: claimed by one, committed once."""
+    return work(session_id, step_id, version)
+
+
+@app.task(name="diagnosis.teacher_turn", **OPTIONS)
+def teacher_turn(session_id: str, step_id: str, version: int) -> str:
+    """Let the teacher take a turn. Harmless twice: claimed by one, committed once."""
+    return work(session_id, step_id, version)
+
+
+@app.task(name="diagnosis.tool_call", **OPTIONS)
+def tool_call(session_id: str, step_id: str, version: int) -> str:
+    """Carry a tool call out. Harmless twice: claimed by one, committed once."""
+    return work(session_id, step_id, version)
+
+
+@app.task(name="diagnosis.student_run", **OPTIONS)
+def student_run(session_id: str, step_id: str, version: int) -> str:
+    """Run the student on a task. Harmless twice: claimed by one, committed once."""
+    return work(session_id, step_id, version)
+
+
+@app.task(name="diagnosis.judge_run", **OPTIONS)
+def judge_run(session_id: str, step_id: str, version: int) -> str:
+    """Have the judge score a run. Harmless twice: claimed by one, committed once."""
+    return work(session_id, step_id, version)
+
+
+@app.task(name="diagnosis.conclude", **OPTIONS)
+def conclude(session_id: str, step_id: str, version: int) -> str:
+    """Write the artifacts and end the session. Harmless twice: the same bytes, one manifest."""
+    return work(session_id, step_id, version)
+
+
+@app.task(name="diagnosis.drive", **OPTIONS)
+def drive(session_id: str, step_id: str, version: int) -> str:
+    """Make due what a session wants, or end its exploration at its deadline. Harmless twice."""
+    return work(session_id, step_id, version)

@@ -1,0 +1,106 @@
+"""The Celery application: `celery -A worker.app …`, and what runs in every worker beside tasks.
+
+Rule: importing this module connects to nothing. Task modules are named as strings; `worker` never
+imports `tasks`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from celery import Celery, bootsteps, signals
+
+from worker import bootstrap
+from worker.consumer import RefillTicker
+from worker.core import policy
+from worker.errors import Unavailable
+from worker.messages import CeleryHints, CeleryResults
+from worker.settings import load_settings
+from worker.telemetry.logs import configure_logs
+
+if TYPE_CHECKING:
+    from worker.bootstrap import System
+
+__all__ = ["app", "system"]
+
+_log = structlog.get_logger(__name__)
+
+app = Celery("diagnosis")
+app.config_from_object("worker.celeryconfig")
+app.steps["consumer"].add(RefillTicker)
+
+_system: System | None = None
+_system_pid = 0
+_building = threading.Lock()
+
+
+def system() -> System:
+    """Return this process's adapters; a forked child builds its own."""
+    global _system, _system_pid  # noqa: PLW0603 - one a process, made on first use
+
+    with _building:
+        if _system is None or _system_pid != os.getpid():
+            _system = bootstrap.build(
+                load_settings(), hints=CeleryHints(app), publish=CeleryResults(app).publish
+            )
+            _system_pid = os.getpid()
+        return _system
+
+
+class Sweeper(bootsteps.StartStopStep):
+    """The sweep in every worker: tells overdue steps, whoever died."""
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Celery's signature
+        super().__init__(parent, **kwargs)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
+        """Sweep from now on."""
+        del parent
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
+        """Stop sweeping."""
+        del parent
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    terminate = stop
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_sweep_pause_s()):
+            try:
+                system().runner.sweep()
+            except Unavailable as exc:
+                _log.warning("sweep waits", error=str(exc))
+            except Exception:  # noqa: BLE001 - the sweep goes on, whatever one round met
+                _log.exception("sweep failed")
+
+
+def _sweep_pause_s() -> float:
+    """Return the time to the next sweep; half of it is chance, so that a fleet spreads out."""
+    return policy.SWEEP_MS / 1000 * (0.5 + random.random())  # noqa: S311 - jitter
+
+
+app.steps["worker"].add(Sweeper)
+
+
+@signals.setup_logging.connect
+def _logs(**_: Any) -> None:
+    settings = load_settings()
+    configure_logs(level=settings.log_level, form=settings.log_format)
+
+
+@signals.worker_init.connect
+def _provision(**_: Any) -> None:
+    """Make the accounts of the settings before the first task."""
+    try:
+        bootstrap.provision(system())
+    except Unavailable as exc:
+        _log.warning("accounts not checked", error=str(exc))

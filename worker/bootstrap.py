@@ -1,0 +1,196 @@
+"""Builds the real adapters from the settings: the only place that does.
+
+Rule: building connects to nothing; whoever needs a server to be there asks `doctor`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from worker.artifacts.s3 import S3Artifacts
+from worker.bundle.cache import BundleCache
+from worker.clock import SystemClock
+from worker.core import keys
+from worker.door import Door
+from worker.errors import BundleInvalid
+from worker.journal.redis import RedisJournal
+from worker.judge.llm import LlmJudge
+from worker.lazy import LazyMap
+from worker.ledger.redis import RedisLedger
+from worker.paid import PaidTeacher
+from worker.payloads import Payloads
+from worker.redis_connection import connect
+from worker.runner import Runner
+from worker.steps.context import Ports
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import redis
+    from pydantic import SecretStr
+
+    from worker.bundle.open import Bundle
+    from worker.ports import Hints, Student
+    from worker.settings import Settings, StudentSettings, TeacherSettings
+    from worker.wire.result import DiagnoseResult
+
+__all__ = ["System", "build", "build_artifacts", "owner_name", "provision"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A process's adapters, wired."""
+
+    settings: Settings
+    client: redis.Redis
+    journal: RedisJournal
+    ledger: RedisLedger
+    artifacts: S3Artifacts
+    payloads: Payloads
+    runner: Runner
+    door: Door
+    students: LazyMap[Student]
+    ports: Ports
+
+    def close(self) -> None:
+        """Stop threads and close connections."""
+        self.runner.close()
+        for student in self.students.made():
+            with suppress(AttributeError):
+                student.close()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        self.client.close()
+
+
+def build(
+    settings: Settings, *, hints: Hints, publish: Callable[[DiagnoseResult, float], None]
+) -> System:
+    """Return the system that `settings` describe.
+
+    Args:
+        settings: Of this process.
+        hints: Tells workers about due steps.
+        publish: Makes a session's result readable; also given its runtime in seconds.
+    """
+    client = connect(settings.redis_url.get_secret_value())
+    journal = RedisJournal(client, prefix=settings.key_prefix)
+    ledger = RedisLedger(client, prefix=settings.key_prefix)
+    artifacts = build_artifacts(settings)
+    payloads = Payloads(artifacts, inline_bytes=settings.payload_inline_bytes)
+    students: LazyMap[Student] = LazyMap(
+        {name: partial(_student, student) for name, student in settings.students.items()}
+    )
+    ports = Ports(
+        ledger=ledger,
+        artifacts=artifacts,
+        payloads=payloads,
+        bundles=_Bundles(artifacts, settings.cache_dir, settings.cache_max_bytes),
+        teachers=LazyMap(
+            {
+                name: partial(_teacher, teacher, ledger)
+                for name, teacher in settings.teachers.items()
+            }
+        ),
+        students=students,
+        judge=LlmJudge(),
+        clock=SystemClock(),
+        records=lambda session_id: journal.load(session_id).records,
+        publish=publish,
+    )
+    runner = Runner(
+        journal=journal,
+        hints=hints,
+        ports=ports,
+        owner=owner_name(),
+        new_token=lambda: secrets.token_hex(8),
+        chance=random.random,
+    )
+    return System(
+        settings=settings,
+        client=client,
+        journal=journal,
+        ledger=ledger,
+        artifacts=artifacts,
+        payloads=payloads,
+        runner=runner,
+        door=Door(runner, ledger, settings),
+        students=students,
+        ports=ports,
+    )
+
+
+def build_artifacts(settings: Settings) -> S3Artifacts:
+    """Return the object store that `settings` describe."""
+    return S3Artifacts(
+        settings.s3_bucket,
+        endpoint_url=settings.s3_endpoint,
+        region=settings.s3_region,
+        access_key=_secret(settings.s3_access_key),
+        secret_key=_secret(settings.s3_secret_key),
+    )
+
+
+def provision(system: System) -> None:
+    """Make the accounts that the settings name, where they do not exist yet."""
+    for scope, cap_usd in system.settings.budgets.items():
+        system.ledger.open_account(scope, round(cap_usd * 1_000_000_000))
+
+
+def owner_name() -> str:
+    """Return this process's name as it stands in journals: host and process, no spaces."""
+    return f"{socket.gethostname()}.{os.getpid()}".replace(" ", "_")
+
+
+class _Bundles:
+    """Opens bundles by URI: from the local cache, else from the object store."""
+
+    def __init__(self, artifacts: S3Artifacts, directory: Path, max_bytes: int) -> None:
+        self._artifacts = artifacts
+        self._cache = BundleCache(directory, max_bytes=max_bytes)
+
+    def __call__(self, uri: str) -> Bundle:
+        sha256 = keys.bundle_sha256(uri)
+        return self._cache.get(sha256, partial(self._fetch, sha256))
+
+    def _fetch(self, sha256: str, path: Path) -> None:
+        if not self._artifacts.get_file(keys.bundle(sha256), path):
+            raise BundleInvalid(
+                f"bundle {sha256} is not in the object store: upload it again with "
+                "`diagnosis enqueue --home`",
+                sha256=sha256,
+            )
+
+
+def _teacher(settings: TeacherSettings, ledger: RedisLedger) -> PaidTeacher:
+    # Imported here: the SDK takes 40 MB that only the teacher queue needs.
+    from worker.teacher.anthropic import AnthropicTeacher  # noqa: PLC0415
+
+    teacher = AnthropicTeacher(
+        base_url=settings.base_url, api_key=settings.api_key.get_secret_value()
+    )
+    return PaidTeacher(teacher, ledger)
+
+
+def _student(settings: StudentSettings) -> Student:
+    from worker.student.http import HttpStudent  # noqa: PLC0415 - only the student queue needs it
+
+    return HttpStudent(
+        settings.base_url,
+        settings.model,
+        settings.api_key.get_secret_value(),
+        timeout_ms=settings.timeout_ms,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        system_prompt=settings.system_prompt,
+    )
+
+
+def _secret(value: SecretStr | None) -> str | None:
+    return None if value is None else value.get_secret_value()

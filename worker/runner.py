@@ -1,0 +1,327 @@
+"""The imperative shell: claim, fold, perform, commit, tell.
+
+Rule: no decision of a session stands here. The core says what is wanted; the journal says who may do
+it; this file carries it out, in Celery and in-process alike. Doing it twice does nothing more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from worker.core import policy
+from worker.core.commands import Command, Conclude, queue_of, step_id_of
+from worker.core.events import CancelRequested, DeadlinePassed, SessionEnded, SessionOpened
+from worker.core.failures import failure_of
+from worker.core.machine import Session, apply, fold, wanted
+from worker.core.values import Stop
+from worker.errors import (
+    BudgetDenied,
+    Cancelled,
+    DiagnosisError,
+    Misconfigured,
+    StudentFault,
+    TeacherFault,
+    Unavailable,
+    UnknownVersion,
+)
+from worker.heart import Heart
+from worker.journal.keys import DRIVE
+from worker.ports import Announcement, Claim, Claimed, Commit
+from worker.steps import perform
+from worker.steps.context import Step
+from worker.wire.journal import decode_all, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from worker.core.events import Event
+    from worker.core.values import SessionSpec
+    from worker.ports import Hints, Journal, Lease, Record
+    from worker.steps.context import Ports
+
+__all__ = ["Runner", "Worked"]
+
+#: Sessions whose fold is kept between steps; a fold is a few KB.
+CACHED_SESSIONS = 128
+#: How often a drive is repeated at once when the journal moves under it; then the sweep goes on.
+DRIVES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worked:
+    """What came of one hint."""
+
+    #: `done`: committed. `dropped`: nothing to do (done, held by another, not wanted, lost).
+    #: `retry`: failed, due again later. `failed`: failed for good, which is in the journal.
+    status: Literal["done", "dropped", "retry", "failed"]
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    session: Session
+    length: int
+
+
+class Runner:
+    """Works on steps. One a process; every method may be called from many threads."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        hints: Hints,
+        ports: Ports,
+        owner: str,
+        new_token: Callable[[], str],
+        chance: Callable[[], float],
+        beat_ms: int = policy.BEAT_MS,
+    ) -> None:
+        self._journal = journal
+        self._hints = hints
+        self._ports = ports
+        self._owner = owner
+        self._new_token = new_token
+        self._chance = chance
+        self._heart = Heart(journal, beat_ms=beat_ms)
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, spec: SessionSpec, labels: Mapping[str, str]) -> bool:
+        """Start a session; False where it exists already (then it is driven, to be sure).
+
+        Raises:
+            Unavailable: The journal did not answer; nothing was started.
+        """
+        event = SessionOpened(spec=spec)
+        session = fold([event])
+        created = self._journal.create(
+            spec.session_id,
+            [encode(event)],
+            _announcements(spec.session_id, wanted(session)),
+            deadline_ms=spec.limits.max_duration_ms,
+            labels=labels,
+        )
+        if created.status == "gone":
+            self.drive(spec.session_id)
+            return False
+        self._hints.tell(created.announced)
+        return True
+
+    def cancel(self, session_id: str, reason: str) -> bool:
+        """Ask a session to stop; False where it is unknown or has ended."""
+        key, body = encode(CancelRequested(reason=reason))
+        if self._journal.append(session_id, key, body).status == "gone":
+            return False
+        self.drive(session_id)
+        return True
+
+    def sweep(self, *, limit: int = 200) -> int:
+        """Tell what is overdue and expire reservations; return how many steps were told."""
+        overdue = self._journal.sweep(limit=limit)
+        self._hints.tell(overdue)
+        self._ports.ledger.expire_overdue(limit=limit)
+        return len(overdue)
+
+    def close(self) -> None:
+        """Stop beating. Steps that are under way lose their leases after a while."""
+        self._heart.close()
+
+    def session(self, session_id: str) -> Session | None:
+        """Return a session as its journal says, None where there is none."""
+        known = self._load(session_id)
+        return known.session if known else None
+
+    def drive(self, session_id: str) -> None:
+        """Make due what the session wants now. Anybody may, at any time."""
+        for _ in range(DRIVES):
+            known = self._load(session_id)
+            if known is None:
+                return
+            driven = self._journal.drive(
+                session_id,
+                expected_length=known.length,
+                follow=_announcements(session_id, wanted(known.session)),
+            )
+            self._hints.tell(driven.announced)
+            if driven.status != "moved":
+                return
+
+    def work(self, session_id: str, step_id: str) -> Worked:
+        """Do one step, if it is due, wanted and free.
+
+        Raises:
+            Unavailable: The journal did not answer; the step stays due.
+            UnknownVersion: A newer worker wrote the journal; the step stays due.
+        """
+        if step_id == DRIVE:
+            self.drive(session_id)
+            return Worked(status="done")
+        known = self._cached(session_id)
+        claim = self._journal.claim(
+            session_id,
+            step_id,
+            owner=self._owner,
+            token=self._new_token(),
+            since=known.length if known else 0,
+        )
+        if claim.lease is None:
+            return Worked(status="dropped", detail=claim.status.value)
+        return self._work_on(claim, claim.lease, known)
+
+    def _work_on(self, claim: Claim, lease: Lease, known: _Known | None) -> Worked:
+        try:
+            now = self._fold(lease.session_id, known, claim.records)
+        except UnknownVersion as exc:
+            self._journal.retry(lease, delay_ms=policy.LONGEST_GRACE_MS, error=str(exc))
+            raise
+        if lease.step_id == "deadline":
+            return self._commit(lease, now, DeadlinePassed(), drive=True)
+        command = _find(now.session, lease.step_id)
+        if command is None:
+            self._journal.release(lease)
+            return Worked(status="dropped", detail="not wanted any more")
+        if claim.status is Claimed.POISONED and not isinstance(command, Conclude):
+            reason = f"it killed {claim.deaths} workers and is not tried again"
+            return self._fail(lease, now, command, reason, Stop.FAULT)
+        return self._perform(claim, lease, now, command)
+
+    def _perform(self, claim: Claim, lease: Lease, now: _Known, command: Command) -> Worked:
+        with self._heart.keeping(lease) as lost:
+            step = Step(
+                session=now.session,
+                step_id=lease.step_id,
+                attempt=claim.attempt,
+                stopped=lost.is_set,
+                ports=self._ports,
+            )
+            try:
+                event = perform(command, step)
+            except Cancelled as exc:
+                self._journal.release(lease)
+                return Worked(status="dropped", detail=str(exc))
+            except DiagnosisError as exc:
+                return self._after_error(claim, lease, now, command, exc)
+            except Exception as exc:  # noqa: BLE001 - a bug must not wedge the session
+                return self._after_error(claim, lease, now, command, exc)
+        return self._commit(lease, now, event)
+
+    def _after_error(
+        self, claim: Claim, lease: Lease, now: _Known, command: Command, exc: Exception
+    ) -> Worked:
+        decision = policy.after_fault(
+            policy.patience_for(command, exc),
+            retries=claim.retries,
+            retryable=_retryable(exc),
+            retry_after_ms=getattr(exc, "retry_after_ms", None),
+            chance=self._chance(),
+        )
+        reason = _say(exc)
+        if isinstance(decision, policy.TryAgain):
+            self._journal.retry(lease, delay_ms=decision.delay_ms, error=reason)
+            return Worked(status="retry", detail=reason)
+        stop = Stop.BUDGET if isinstance(exc, BudgetDenied) else Stop.FAULT
+        return self._fail(lease, now, command, reason, stop)
+
+    def _fail(self, lease: Lease, now: _Known, command: Command, reason: str, stop: Stop) -> Worked:
+        event = failure_of(command, reason, stop=stop)
+        if event is None:
+            self._journal.retry(lease, delay_ms=policy.LONGEST_GRACE_MS, error=reason)
+            return Worked(status="retry", detail=reason)
+        committed = self._commit(lease, now, event)
+        return Worked(status="failed", detail=reason) if committed.status == "done" else committed
+
+    def _commit(self, lease: Lease, now: _Known, event: Event, *, drive: bool = False) -> Worked:
+        after = apply(now.session, event)
+        before = {step_id_of(command) for command in wanted(now.session)}
+        follow = [command for command in wanted(after) if step_id_of(command) not in before]
+        encoded = encode(event)
+        assert encoded[0] == lease.step_id, "a step ends with the event of its own key"
+        committed = self._journal.commit(
+            Commit(
+                lease=lease,
+                events=(encoded,),
+                expected_length=now.length,
+                follow=_announcements(lease.session_id, follow),
+                ends=isinstance(event, SessionEnded),
+            )
+        )
+        if committed.status != "ok":
+            return Worked(status="dropped", detail=f"the lease was lost ({committed.status})")
+        if committed.length == now.length + 1:
+            self._keep(lease.session_id, _Known(after, committed.length))
+        self._hints.tell(committed.announced)
+        if committed.must_drive or drive:
+            self.drive(lease.session_id)
+        return Worked(status="done")
+
+    # ----------------------------------------------------------------------------- folding
+
+    def _load(self, session_id: str) -> _Known | None:
+        known = self._cached(session_id)
+        part = self._journal.load(session_id, known.length if known else 0)
+        if part.length == 0:
+            return None
+        return self._fold(session_id, known, part.records)
+
+    def _fold(self, session_id: str, known: _Known | None, records: Iterable[Record]) -> _Known:
+        events = decode_all(records)
+        if known is not None and not events:
+            return known
+        session = fold(events, known.session if known else None)
+        length = (known.length if known else 0) + len(events)
+        return self._keep(session_id, _Known(session, length))
+
+    def _cached(self, session_id: str) -> _Known | None:
+        with self._lock:
+            known = self._known.get(session_id)
+            if known is not None:
+                self._known.move_to_end(session_id)
+            return known
+
+    def _keep(self, session_id: str, known: _Known) -> _Known:
+        with self._lock:
+            current = self._known.get(session_id)
+            if current is None or current.length < known.length:
+                self._known[session_id] = known
+            self._known.move_to_end(session_id)
+            while len(self._known) > CACHED_SESSIONS:
+                self._known.popitem(last=False)
+        return known
+
+
+def _announcements(session_id: str, commands: Iterable[Command]) -> tuple[Announcement, ...]:
+    return tuple(
+        Announcement(
+            session_id=session_id, step_id=step_id_of(command), queue=queue_of(command).value
+        )
+        for command in commands
+    )
+
+
+def _find(session: Session, step_id: str) -> Command | None:
+    return next((c for c in wanted(session) if step_id_of(c) == step_id), None)
+
+
+def _retryable(exc: Exception) -> bool:
+    match exc:
+        case TeacherFault():
+            return exc.retry == "later"
+        case StudentFault():
+            return exc.retryable
+        case Unavailable() | Misconfigured():
+            return True
+        case DiagnosisError():
+            return False
+        case _:
+            return True
+
+
+def _say(exc: Exception) -> str:
+    """Return one line for the journal: our own errors speak for themselves, others are named."""
+    if isinstance(exc, DiagnosisError):
+        return str(exc)[:500]
+    return f"{type(exc).__name__}: {exc}"[:500]

@@ -1,0 +1,156 @@
+"""What a step may use: its session, its lease's word to stop, and the ports.
+
+Rule: everything here is given; a step builds no adapter and reads no setting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from worker.errors import Cancelled, RequestInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from worker.bundle.open import Bundle
+    from worker.core.machine import Session
+    from worker.core.teaching import TeacherReply, TeacherRequest
+    from worker.core.values import CallKind, Payload
+    from worker.paid import PaidReply, PaidTeacher
+    from worker.payloads import Payloads
+    from worker.ports import Artifacts, Clock, JudgeRequest, Ledger, Record, Student, Verdict
+    from worker.wire.result import DiagnoseResult
+
+T = TypeVar("T")
+
+__all__ = ["JudgePort", "Ports", "Step", "closing_hold_id"]
+
+
+class JudgePort(Protocol):
+    """Scores one output; `call` makes a paid request where the judge is a model."""
+
+    def score(
+        self, request: JudgeRequest, *, model: str, call: Callable[[TeacherRequest], TeacherReply]
+    ) -> Verdict:
+        """Return the verdict.
+
+        Raises:
+            TeacherFault, BudgetDenied: As the paid call met them.
+            DiagnosisError: The judge's words could not be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The outside of a worker process, built once by `bootstrap`."""
+
+    ledger: Ledger
+    artifacts: Artifacts
+    payloads: Payloads
+    #: Opens a session's bundle by its URI, from the local cache where it is there.
+    bundles: Callable[[str], Bundle]
+    #: By the name that requests use.
+    teachers: Mapping[str, PaidTeacher]
+    #: By the name that requests use.
+    students: Mapping[str, Student]
+    judge: JudgePort
+    clock: Clock
+    #: All records of a session's journal: times and workers, for the report.
+    records: Callable[[str], tuple[Record, ...]]
+    #: Makes a session's result readable to whoever enqueued it; takes its runtime in seconds.
+    #: Idempotent.
+    publish: Callable[[DiagnoseResult, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A claimed step of a session."""
+
+    session: Session
+    step_id: str
+    #: From 1: how often this step was claimed.
+    attempt: int
+    #: Whether the lease was lost, or the session wants the step to stop.
+    stopped: Callable[[], bool]
+    ports: Ports
+
+    @property
+    def session_id(self) -> str:
+        """The session's id."""
+        return self.session.spec.session_id
+
+    @property
+    def bundle(self) -> Bundle:
+        """The session's inputs."""
+        return self.ports.bundles(self.session.spec.bundle_uri)
+
+    def text_of(self, payload: Payload) -> str:
+        """Return a payload's text."""
+        return self.ports.payloads.load(self.session_id, payload)
+
+    def store(self, text: str) -> Payload:
+        """Return a payload that holds `text`."""
+        return self.ports.payloads.store(self.session_id, text)
+
+    def student(self) -> Student:
+        """Return the session's student.
+
+        Raises:
+            RequestInvalid: This worker's settings know no such student.
+        """
+        return _named("student", self.session.spec.student, self.ports.students)
+
+    def pay(
+        self,
+        request: TeacherRequest,
+        *,
+        kind: CallKind,
+        account: str,
+        prompt_bound_tokens: int,
+        number: int = 1,
+        replaces: str | None = None,
+    ) -> PaidReply:
+        """Make one paid call.
+
+        Args:
+            request: What to send.
+            kind: For the ledger.
+            account: Name of the teacher whose account pays.
+            prompt_bound_tokens: Upper bound of the prompt.
+            number: 1, 2, …: which paid call of this attempt this is.
+            replaces: A held reservation that this call's takes the place of.
+
+        Raises:
+            BudgetDenied, TeacherFault: With the ledger put right.
+            Cancelled: The step was told to stop before anything was sent.
+        """
+        if self.stopped():
+            raise Cancelled(f"step {self.step_id} of {self.session_id} was told to stop")
+        spec = self.session.spec
+        return _named("teacher", account, self.ports.teachers).call(
+            request,
+            reservation_id=f"{self.session_id}/{self.step_id}/{self.attempt}.{number}",
+            scopes=spec.scopes,
+            kind=kind,
+            step_id=self.step_id,
+            prompt_bound_tokens=prompt_bound_tokens,
+            replaces=replaces,
+            stopped=self.stopped,
+        )
+
+
+def closing_hold_id(session_id: str) -> str:
+    """Return the id of the reservation that keeps the closing call's money."""
+    return f"{session_id}/closing-hold/0.1"
+
+
+def _named(kind: str, name: str, known: Mapping[str, T]) -> T:
+    if name not in known:
+        raise RequestInvalid(
+            f"{kind}: this worker knows no {kind} named {name!r} (it knows {sorted(known)}): "
+            f"add it to DIAGNOSIS_{kind.upper()}S",
+            field=kind,
+        )
+    return known[name]

@@ -1,0 +1,89 @@
+"""The step that has the judge score a run, and the one place where a judge is asked.
+
+Rule: the judge sees the reference answer; nobody who reads its reasons does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from worker.core.bounds import json_bytes, prompt_bound_tokens
+from worker.core.events import RunJudged
+from worker.core.judging import mask_reference
+from worker.core.teaching import JudgeRequest
+
+if TYPE_CHECKING:
+    from worker.core.commands import JudgeRun
+    from worker.core.machine import Run
+    from worker.core.teaching import TeacherReply, TeacherRequest, Verdict
+    from worker.steps.context import Step
+
+__all__ = ["PaidJudge", "judge_run"]
+
+
+class PaidJudge:
+    """Asks the session's judge, and adds up what it cost within one step."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._calls = 0
+        #: What the calls of this step have cost so far.
+        self.cost_nusd = 0
+
+    def score(self, task: str, output: str, reference: str) -> Verdict:
+        """Return the verdict; the reference does not stand in its reasoning.
+
+        Raises:
+            TeacherFault, BudgetDenied: As the paid call met them.
+        """
+        verdict = self._step.ports.judge.score(
+            JudgeRequest(task=task, output=output, reference=reference),
+            model=self._step.session.spec.judge_model,
+            call=self._pay,
+        )
+        return replace(verdict, reasoning=mask_reference(verdict.reasoning, reference))
+
+    def _pay(self, request: TeacherRequest) -> TeacherReply:
+        self._calls += 1
+        parts = (request.system, request.messages, request.tools)
+        paid = self._step.pay(
+            request,
+            kind="judge",
+            account=self._step.session.spec.judge,
+            prompt_bound_tokens=prompt_bound_tokens(sum(json_bytes(part) for part in parts)),
+            number=self._calls,
+        )
+        self.cost_nusd += paid.cost_nusd
+        return paid.reply
+
+
+def judge_run(step: Step, command: JudgeRun) -> RunJudged:
+    """Have the judge score a run that no scorer could.
+
+    Raises:
+        TeacherFault, BudgetDenied: As the paid call met them; the run then counts neither way.
+    """
+    run = _run(step, command)
+    assert run.record is not None, "a run is judged after it was recorded"
+    assert run.record.output is not None, "an empty run needs no judge"
+    sample = step.bundle.benchmark[run.spec.task_id]
+    judge = PaidJudge(step)
+    verdict = judge.score(sample.query, step.text_of(run.record.output), sample.reference_answer)
+    return RunJudged(
+        turn=command.turn,
+        index=command.index,
+        ordinal=command.ordinal,
+        score=verdict.score,
+        passed=verdict.passed,
+        why=verdict.reasoning[:2_000],
+        cost_nusd=judge.cost_nusd,
+    )
+
+
+def _run(step: Step, command: JudgeRun) -> Run:
+    call = step.session.turns[command.turn - 1].calls[command.index]
+    if call.self_run is not None:
+        return call.self_run
+    assert call.runs is not None, "only a run is judged"
+    return call.runs[command.ordinal]

@@ -1,0 +1,104 @@
+"""The step that lets the teacher take a turn.
+
+Rule: a turn is paid for before it is asked, and its content is stored as it came.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from worker.core import transcript
+from worker.core.events import TeacherReplied, TeacherStopped
+from worker.core.replies import SUBMIT, Meaning, read_reply
+from worker.core.values import Ending, Purpose, Stop
+from worker.errors import BudgetDenied, TeacherFault
+from worker.steps.context import closing_hold_id
+from worker.tools.schemas import tool_definitions
+
+if TYPE_CHECKING:
+    from worker.core.commands import TakeTurn
+    from worker.core.teaching import TeacherReply, TeacherRequest
+    from worker.paid import PaidReply
+    from worker.steps.context import Step
+
+__all__ = ["take_turn"]
+
+
+def take_turn(step: Step, command: TakeTurn) -> TeacherReplied | TeacherStopped:
+    """Ask the teacher and return its reply, or why it could not be asked.
+
+    Raises:
+        TeacherFault: The call failed and may be tried again.
+        Cancelled: The step was told to stop.
+    """
+    request = _request(step, command.purpose)
+    try:
+        paid = _pay(step, command, request)
+    except BudgetDenied as exc:
+        return _stopped(command, Stop.BUDGET, str(exc))
+    except TeacherFault as exc:
+        if exc.retry == "later":
+            raise
+        return _stopped(command, Stop.FAULT, str(exc))
+    return _replied(step, command, paid)
+
+
+def _request(step: Step, purpose: Purpose) -> TeacherRequest:
+    match purpose:
+        case Purpose.EXPLORE:
+            return transcript.exploring_request(step.session, tool_definitions(), step.text_of)
+        case Purpose.CLOSE:
+            only = [tool for tool in tool_definitions() if tool["name"] == SUBMIT]
+            return transcript.closing_request(step.session, only, step.text_of)
+        case Purpose.EXTRACT:
+            return transcript.extraction_request(step.session, step.text_of)
+
+
+def _pay(step: Step, command: TakeTurn, request: TeacherRequest) -> PaidReply:
+    closes = command.purpose is Purpose.CLOSE
+    return step.pay(
+        request,
+        kind=command.purpose.value,
+        account=step.session.spec.teacher,
+        prompt_bound_tokens=transcript.prompt_bound_tokens(step.session, request, step.text_of),
+        replaces=closing_hold_id(step.session_id) if closes else None,
+    )
+
+
+def _stopped(command: TakeTurn, stop: Stop, detail: str) -> TeacherStopped:
+    return TeacherStopped(turn=command.turn, purpose=command.purpose, stop=stop, detail=detail)
+
+
+def _replied(step: Step, command: TakeTurn, paid: PaidReply) -> TeacherReplied:
+    reply = paid.reply
+    meaning = _meaning(step, command.purpose, reply)
+    return TeacherReplied(
+        turn=command.turn,
+        purpose=command.purpose,
+        content=step.store(json.dumps(reply.content, ensure_ascii=False)),
+        stop_reason=reply.stop_reason,
+        calls=meaning.calls,
+        ending=_stored(step, meaning.ending),
+        stop=meaning.stop,
+        usage=reply.usage,
+        cost_nusd=paid.cost_nusd,
+        model=reply.model,
+        message_id=reply.message_id,
+        request_id=reply.request_id,
+        latency_ms=reply.latency_ms,
+    )
+
+
+def _meaning(step: Step, purpose: Purpose, reply: TeacherReply) -> Meaning:
+    if purpose is not Purpose.CLOSE:
+        return read_reply(reply, purpose)
+    bundle = step.bundle
+    return read_reply(reply, purpose, task_ids=bundle.task_ids, trace_ids=bundle.trace_tasks.keys())
+
+
+def _stored(step: Step, ending: Ending | None) -> Ending | None:
+    if ending is None:
+        return None
+    return replace(ending, diagnosis=step.store(step.text_of(ending.diagnosis)))

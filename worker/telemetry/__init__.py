@@ -1,0 +1,3 @@
+"""Logs and metrics: what operators see."""
+
+from __future__ import annotations
