@@ -13,3 +13,7 @@ class SystemClock:
     def now_ms(self) -> int:
         """Return milliseconds since the epoch."""
         return time.time_ns() // 1_000_000  # noqa: TID251 - this is the Clock
+
+    def today(self) -> str:
+        """Return the date in UTC, `YYYY-MM-DD`."""
+        return time.strftime("%Y-%m-%d", time.gmtime(self.now_ms() / 1000))

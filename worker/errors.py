@@ -23,6 +23,7 @@ __all__ = [
     "IllegalEvent",
     "LeaseLost",
     "Misconfigured",
+    "NotYet",
     "RequestInvalid",
     "StudentFault",
     "TeacherFault",
@@ -89,6 +90,10 @@ class Unavailable(DiagnosisError):
 
 class LeaseLost(DiagnosisError):
     """The step went to another worker, which goes on with it. Cure: drop the work, commit nothing."""
+
+
+class NotYet(DiagnosisError):
+    """Something must end first (a paid call under way). Cure: none needed; it is tried again."""
 
 
 class Cancelled(DiagnosisError):

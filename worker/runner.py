@@ -22,6 +22,7 @@ from worker.errors import (
     Cancelled,
     DiagnosisError,
     Misconfigured,
+    NotYet,
     StudentFault,
     TeacherFault,
     Unavailable,
@@ -312,7 +313,7 @@ def _retryable(exc: Exception) -> bool:
             return exc.retry == "later"
         case StudentFault():
             return exc.retryable
-        case Unavailable() | Misconfigured():
+        case Unavailable() | Misconfigured() | NotYet():
             return True
         case DiagnosisError():
             return False

@@ -1,0 +1,126 @@
+"""`diagnosis enqueue`: pack a home, upload it once, send the request."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.artifacts.s3 import S3Artifacts
+from worker.bootstrap import build_artifacts
+from worker.bundle.pack import pack
+from worker.cli.output import console
+from worker.client import Client
+from worker.clock import SystemClock
+from worker.core import keys
+from worker.errors import RequestInvalid
+from worker.settings import load_settings
+from worker.wire.request import parse_request
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+
+__all__ = ["enqueue", "upload_home"]
+
+
+@click.command()
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    help="Folder with traces.db, benchmark.json, config.toml, agents/, tools/: packed, uploaded.",
+)
+@click.option("--bundle", help="URI of a bundle that was uploaded before, instead of --home.")
+@click.option(
+    "--benchmark", type=click.Path(path_type=Path), help="Takes the home's own if absent."
+)
+@click.option("--session-id", help="Default: made from home, student and date; the same each time.")
+@click.option("--date", help="The night, YYYY-MM-DD; default: today (UTC).")
+@click.option(
+    "--student", default="default", show_default=True, help="Name in the workers' settings."
+)
+@click.option(
+    "--teacher", default="default", show_default=True, help="Name in the workers' settings."
+)
+@click.option(
+    "--judge", default="default", show_default=True, help="Name in the workers' settings."
+)
+@click.option("--tenant", default="default", show_default=True, help="Account that pays.")
+@click.option("--campaign", default="default", show_default=True, help="Account of the night.")
+@click.option("--trigger", default="manual", show_default=True, help="What asks for the session.")
+@click.option("--flag", "flags", multiple=True, help="Trace to look at first; may be repeated.")
+@click.option("--max-cost-usd", type=Decimal, help="Hard cap of the session.")
+@click.option("--max-turns", type=int, help="Turns of the teacher.")
+@click.option("--max-tool-calls", type=int, help="Tool calls of the teacher.")
+@click.option("--max-student-runs", type=int, help="Student runs.")
+@click.option("--max-duration-s", type=int, help="Seconds until the exploration ends.")
+@click.option("--reveal-references", is_flag=True, help="Show reference answers to the teacher.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def enqueue(home: Path | None, bundle: str | None, as_json: bool, **options: object) -> None:  # noqa: FBT001
+    """Enqueue a diagnose session. Doing it twice for the same home and date makes one session."""
+    settings = load_settings()
+    uri = _bundle_uri(home, bundle, options.pop("benchmark"), settings)
+    request = parse_request(_request(home, uri, options))
+    client = Client(settings.broker, settings.results, key_prefix=settings.key_prefix)
+    try:
+        client.enqueue(request)
+    finally:
+        client.close()
+    if as_json:
+        click.echo(request.model_dump_json(exclude_none=True))
+    else:
+        console.print(f"enqueued {request.session_id}  (diagnosis watch {request.session_id})")
+
+
+def upload_home(home: Path, artifacts: S3Artifacts, benchmark: Path | None = None) -> str:
+    """Pack a home and upload it, unless the same content is there already; return its URI.
+
+    Raises:
+        BundleInvalid: The home cannot be used; the message says why.
+        Unavailable: The object store did not answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="diagnosis-pack-") as directory:
+        packed = pack(home, Path(directory), benchmark=benchmark)
+        key = keys.bundle(packed.sha256)
+        artifacts.put_file(key, packed.path, content_type="application/gzip")
+    return artifacts.uri(key)
+
+
+def _bundle_uri(
+    home: Path | None, bundle: str | None, benchmark: object, settings: Settings
+) -> str:
+    if (home is None) == (bundle is None):
+        raise click.UsageError("give either --home DIR or --bundle URI")
+    if bundle is not None:
+        return bundle
+    assert home is not None, "one of the two is given"
+    artifacts = build_artifacts(settings)
+    return upload_home(home, artifacts, benchmark if isinstance(benchmark, Path) else None)
+
+
+def _request(home: Path | None, uri: str, options: dict[str, object]) -> dict[str, object]:
+    """Return the request's fields; what was not given is left to the defaults."""
+    date = options.pop("date") or SystemClock().today()
+    given = {name: value for name, value in options.items() if value is not None}
+    limits = {name: given.pop(name) for name in list(given) if name.startswith("max_")}
+    flags = given.pop("flags")
+    name = home.resolve().name if home else keys.bundle_sha256(uri)[:12]
+    given.setdefault("session_id", _slug(f"{name}-{given['student']}-{date}"))
+    return {
+        **given,
+        "bundle": uri,
+        "date": date,
+        "flagged_trace_ids": flags,
+        "limits": limits,
+    }
+
+
+def _slug(name: str) -> str:
+    """Return a name as a session id may be written."""
+    slug = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
+    if not slug:
+        raise RequestInvalid(f"no session id can be made from {name!r}: give --session-id")
+    return slug[:100]

@@ -1,0 +1,137 @@
+"""Commands for who runs the fleet: worker, doctor, budget."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from worker import doctor as checks
+from worker.cli.connection import connected
+from worker.cli.output import NOT_FOUND, console, dollars, fail
+from worker.core.commands import Queue
+from worker.errors import Misconfigured
+from worker.settings import load_settings
+
+__all__ = ["budget", "doctor", "worker"]
+
+_QUEUES = ",".join(queue.value for queue in Queue)
+_MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+
+
+@click.command()
+@click.option("--queues", default=_QUEUES, show_default=True, help="Comma-separated.")
+@click.option("--concurrency", default=16, show_default=True, help="Steps at a time.")
+@click.option(
+    "--pool",
+    type=click.Choice(["threads", "prefork", "solo"]),
+    default="threads",
+    show_default=True,
+    help="Steps wait for networks: threads are cheapest.",
+)
+@click.option("--name", default=None, help="Name in Flower; default: the queues and the host.")
+def worker(queues: str, concurrency: int, pool: str, name: str | None) -> None:
+    """Run a worker until SIGTERM; then it finishes what it holds."""
+    settings = load_settings()
+    names = _known_queues(queues)
+    problems = [check for check in checks.preflight(settings) if check.state == "fail"]
+    if problems:
+        lines = "; ".join(f"{check.name}: {check.found}. {check.cure}" for check in problems)
+        raise Misconfigured(f"this worker would break a promise and does not start: {lines}")
+    from worker.app import app
+
+    label = name or f"{'-'.join(names)}@%h"
+    app.worker_main(
+        [
+            "worker",
+            f"--pool={pool}",
+            f"--concurrency={concurrency}",
+            f"--queues={','.join(names)}",
+            f"--hostname={label if '@' in label else label + '@%h'}",
+            f"--loglevel={settings.log_level}",
+            "--without-gossip",
+            "--without-mingle",
+            "--heartbeat-interval=10",
+            "--events",
+        ]
+    )
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a check, for scripts.")
+def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """Say what is reachable, what is misconfigured and what to do; exit 7 where something fails."""
+    found = checks.examine(load_settings(), progress=None if as_json else console.print)
+    if as_json:
+        for check in found:
+            click.echo(check.model_dump_json())
+    else:
+        console.print(_table(found))
+    sys.exit(7 if any(check.state == "fail" for check in found) else 0)
+
+
+def _table(found: list[checks.Check]) -> Table:
+    table = Table("", "what", "found", "what to do", box=None)
+    for check in found:
+        table.add_row(_MARKS[check.state], check.name, Text(check.found), Text(check.cure))
+    return table
+
+
+@click.group()
+def budget() -> None:
+    """Show and change the accounts that sessions are charged to."""
+
+
+@budget.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object an account.")
+def list_accounts(as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """Show all accounts but the sessions' own."""
+    with connected() as system:
+        accounts = system.ledger.accounts()
+    table = Table("scope", "cap", "spent", "held", "unknown outcome", "free", box=None)
+    for account in accounts:
+        amounts = (
+            account.cap_nusd,
+            account.posted_nusd,
+            account.held_nusd,
+            account.unknown_nusd,
+            account.free_nusd,
+        )
+        if as_json:
+            names = ("cap_nusd", "posted_nusd", "held_nusd", "unknown_nusd", "free_nusd")
+            click.echo(_json({"scope": account.scope, **dict(zip(names, amounts, strict=True))}))
+        else:
+            table.add_row(account.scope, *(dollars(amount) for amount in amounts))
+    if not as_json:
+        console.print(table)
+
+
+@budget.command(name="set")
+@click.argument("scope")
+@click.argument("usd", type=click.FloatRange(min=0))
+def set_cap(scope: str, usd: float) -> None:
+    """Set the cap of SCOPE (fleet, tenant:NAME or campaign:NAME) to USD; made where missing."""
+    cap_nusd = round(usd * 1_000_000_000)
+    with connected() as system:
+        if not system.ledger.open_account(scope, cap_nusd):
+            system.ledger.set_cap(scope, cap_nusd)
+        account = system.ledger.account(scope)
+    if account is None:
+        fail(f"{scope!r} could not be made", code=NOT_FOUND)
+    console.print(f"{scope}: {dollars(account.posted_nusd)} spent of {dollars(account.cap_nusd)}")
+
+
+def _known_queues(queues: str) -> list[str]:
+    names = [name.strip() for name in queues.split(",") if name.strip()]
+    unknown = [name for name in names if name not in {queue.value for queue in Queue}]
+    if unknown or not names:
+        raise click.UsageError(f"--queues: {unknown or queues!r} is not among {_QUEUES}")
+    return names
+
+
+def _json(value: dict[str, object]) -> str:
+
+    return json.dumps(value)

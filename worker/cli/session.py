@@ -1,0 +1,144 @@
+"""Commands about one session: status, watch, result, cancel."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import click
+from rich.live import Live
+
+from worker.cli.connection import connected
+from worker.cli.output import ENDED_OTHERWISE, NOT_FOUND, console, fail, say_json
+from worker.cli.panel import clusters_table, session_panel
+from worker.client import Client
+from worker.clock import SystemClock
+from worker.settings import load_settings
+from worker.status import view
+
+if TYPE_CHECKING:
+    from worker.bootstrap import System
+    from worker.status import SessionView
+    from worker.wire.result import DiagnoseResult
+
+__all__ = ["cancel", "follow", "result", "show_result", "status", "watch"]
+
+#: How often a watched session is read.
+LOOK_EVERY_S = 0.4
+
+
+@click.command()
+@click.argument("session_id", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def status(session_id: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """Show how SESSION_ID stands, or list the newest sessions."""
+    with connected() as system:
+        if session_id is None:
+            _list_sessions(system, as_json=as_json)
+            return
+        seen = _view(system, session_id)
+    if as_json:
+        say_json(seen)
+    else:
+        console.print(session_panel(seen, SystemClock().now_ms()))
+
+
+@click.command()
+@click.argument("session_id")
+@click.option("--wait-s", default=30, show_default=True, help="How long it may take to appear.")
+def watch(session_id: str, wait_s: int) -> None:
+    """Show SESSION_ID live until it ends; exit 6 where it ends otherwise than concluded."""
+    with connected() as system:
+        outcome = follow(system, session_id, wait_s=wait_s)
+    show_result(_result(session_id, timeout_s=10))
+    sys.exit(0 if outcome == "concluded" else ENDED_OTHERWISE)
+
+
+@click.command()
+@click.argument("session_id")
+@click.option("--timeout-s", default=0.0, show_default=True, help="Wait so long for the end.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def result(session_id: str, timeout_s: float, as_json: bool) -> None:  # noqa: FBT001
+    """Print the result of SESSION_ID; exit 5 where there is none yet, 3 where it was refused."""
+    found = _result(session_id, timeout_s=timeout_s)
+    if found is None:
+        fail(f"session {session_id!r} has no result yet: `diagnosis watch`", code=NOT_FOUND)
+    if as_json:
+        say_json(found)
+    else:
+        show_result(found)
+    sys.exit(0 if found.outcome == "concluded" else ENDED_OTHERWISE)
+
+
+@click.command()
+@click.argument("session_id")
+@click.option("--reason", default="asked for on the command line", show_default=True)
+def cancel(session_id: str, reason: str) -> None:
+    """Stop SESSION_ID; what is known by then is still written to its artifacts."""
+    with connected() as system:
+        if not system.runner.cancel(session_id, reason):
+            fail(f"session {session_id!r} is unknown or has ended", code=NOT_FOUND)
+    console.print(f"{session_id} is told to stop; its artifacts follow.")
+
+
+def follow(system: System, session_id: str, *, wait_s: float) -> str:
+    """Show a session live until it ends; return its outcome."""
+    tick = threading.Event()
+    clock = SystemClock()
+    waited_s = 0.0
+    with Live(console=console, refresh_per_second=8) as live:
+        while True:
+            seen = view(session_id, system.runner, system.journal, system.ledger)
+            if seen is not None:
+                live.update(session_panel(seen, clock.now_ms()))
+                if seen.outcome is not None:
+                    return seen.outcome
+            elif waited_s >= wait_s:
+                _refused_or_missing(session_id)
+            tick.wait(LOOK_EVERY_S)
+            waited_s += LOOK_EVERY_S
+
+
+def show_result(found: DiagnoseResult | None) -> None:
+    """Print a session's clusters and where everything is."""
+    if found is None:
+        return
+    console.print(f"[bold]{found.outcome}[/]: {found.reason}")
+    if found.clusters:
+        console.print(clusters_table(found))
+    if found.artifacts_uri:
+        console.print(f"artifacts: {found.artifacts_uri}")
+
+
+def _refused_or_missing(session_id: str) -> None:
+    _result(session_id, timeout_s=0)
+    fail(f"there is no session {session_id!r}: was it enqueued on this fleet?", code=NOT_FOUND)
+
+
+def _view(system: System, session_id: str) -> SessionView:
+    seen = view(session_id, system.runner, system.journal, system.ledger)
+    if seen is None:
+        _refused_or_missing(session_id)
+        raise AssertionError
+    return seen
+
+
+def _result(session_id: str, *, timeout_s: float) -> DiagnoseResult | None:
+    settings = load_settings()
+    client = Client(settings.broker, settings.results, key_prefix=settings.key_prefix)
+    try:
+        return client.result(session_id, timeout_s=timeout_s)
+    finally:
+        client.close()
+
+
+def _list_sessions(system: System, *, as_json: bool) -> None:
+    for session_id in system.journal.sessions(limit=50):
+        seen = view(session_id, system.runner, system.journal, system.ledger)
+        if seen is None:
+            continue
+        if as_json:
+            click.echo(seen.model_dump_json())
+        else:
+            console.print(f"{seen.session_id}  {seen.outcome or seen.phase}  {seen.reason[:80]}")

@@ -1,0 +1,147 @@
+"""How a session stands, for people and scripts: one view, from journal and ledger.
+
+Rule: it only reads, and it says what the journal says: nothing is remembered here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from worker.core.values import Runner, RunOutcome
+
+if TYPE_CHECKING:
+    from worker.core.machine import Session
+    from worker.ports import Journal, Ledger, StepRow
+    from worker.runner import Runner as SessionRunner
+
+__all__ = ["Activity", "SessionView", "StepView", "view"]
+
+#: How many steps a view names; the count is exact.
+SHOWN_STEPS = 20
+
+
+class StepView(BaseModel):
+    """A step that is due or under way."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step_id: str
+    state: str
+    queue: str
+    owner: str
+    attempt: int
+    last_error: str
+
+
+class Activity(BaseModel):
+    """One turn of the teacher: what it asked for and how far that is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    turn: int
+    tools: tuple[str, ...]
+    done: int
+    cost_nusd: int
+
+
+class SessionView(BaseModel):
+    """A session at one instant."""
+
+    model_config = ConfigDict(frozen=True)
+
+    session_id: str
+    phase: str
+    #: `concluded`, `inconclusive`, `cancelled` or `failed`; None while it runs.
+    outcome: str | None
+    #: Why it ended, or why the exploration did; empty while neither has.
+    reason: str
+    turns: int
+    max_turns: int
+    tool_calls: int
+    max_tool_calls: int
+    student_runs: int
+    student_runs_done: int
+    student_faults: int
+    teacher_runs: int
+    cost_nusd: int
+    held_nusd: int
+    cap_nusd: int
+    created_ms: int
+    ended_ms: int | None
+    artifacts_uri: str
+    activity: tuple[Activity, ...]
+    steps: tuple[StepView, ...]
+    open_steps: int
+
+
+def view(
+    session_id: str, runner: SessionRunner, journal: Journal, ledger: Ledger
+) -> SessionView | None:
+    """Return a session's view; None where there is no such session.
+
+    Raises:
+        Unavailable: Redis did not answer.
+    """
+    session = runner.session(session_id)
+    if session is None:
+        return None
+    labels = journal.labels(session_id)
+    account = ledger.account(f"session:{session_id}")
+    steps = journal.steps(session_id)
+    student = [run for run in session.runs if run.runner is Runner.STUDENT]
+    done = [run.record for run in student if run.record is not None]
+    limits = session.spec.limits
+    return SessionView(
+        session_id=session_id,
+        phase=session.phase.value,
+        outcome=session.ended.outcome if session.ended else None,
+        reason=_reason(session),
+        turns=len(session.turns),
+        max_turns=limits.max_turns,
+        tool_calls=session.tool_calls,
+        max_tool_calls=limits.max_tool_calls,
+        student_runs=session.student_runs,
+        student_runs_done=len(done),
+        student_faults=sum(record.outcome is RunOutcome.FAULT for record in done),
+        teacher_runs=sum(run.runner is Runner.TEACHER for run in session.runs),
+        cost_nusd=account.posted_nusd if account else 0,
+        held_nusd=account.held_nusd if account else 0,
+        cap_nusd=account.cap_nusd if account else limits.max_cost_nusd,
+        created_ms=int(labels.get("created_ms", 0)),
+        ended_ms=int(labels["ended_ms"]) if "ended_ms" in labels else None,
+        artifacts_uri=session.ended.artifacts_uri if session.ended else "",
+        activity=_activity(session),
+        steps=tuple(_step(row) for row in steps[:SHOWN_STEPS]),
+        open_steps=len(steps),
+    )
+
+
+def _reason(session: Session) -> str:
+    if session.ended is not None:
+        return session.ended.reason
+    return session.stop_detail or (session.stop.value if session.stop else "")
+
+
+def _activity(session: Session) -> tuple[Activity, ...]:
+    return tuple(
+        Activity(
+            turn=turn.reply.turn,
+            tools=tuple(call.call.tool for call in turn.calls),
+            done=sum(call.complete for call in turn.calls),
+            cost_nusd=turn.reply.cost_nusd,
+        )
+        for turn in session.turns
+    )
+
+
+def _step(row: StepRow) -> StepView:
+    return StepView(
+        step_id=row.step_id,
+        state=row.state,
+        queue=row.queue,
+        owner=row.owner,
+        attempt=row.attempt,
+        last_error=row.last_error,
+    )

@@ -1,0 +1,207 @@
+"""The step that checks the claims, writes the artifacts and ends the session.
+
+Rule: doing it twice leaves the same bytes. All artifacts are there before the manifest, which is one
+conditional write; the result is readable before the session is ended.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import importlib.metadata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from worker.artifacts.upload import Upload, upload_all
+from worker.core import evidence, keys, report
+from worker.core.diagnosis import diagnosis_md
+from worker.core.events import SessionEnded
+from worker.core.findings import Cost, Findings
+from worker.core.report import StoredFile
+from worker.core.transcript import call_result
+from worker.core.values import Runner
+from worker.errors import BadInput, NotYet
+from worker.steps.context import closing_hold_id
+from worker.wire.result import ClusterSummary, DiagnoseResult
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from worker.ports import Entry
+    from worker.steps.context import Step
+
+__all__ = ["bodies", "conclude", "findings"]
+
+_TYPES = {"md": "text/markdown", "json": "application/json", "jsonl": "application/x-ndjson"}
+
+
+def conclude(step: Step) -> SessionEnded:
+    """Write what is known, once, and return the end of the session.
+
+    Raises:
+        NotYet: A paid call of the session is still under way.
+        Unavailable: The object store or the ledger did not answer; all of it can be done again.
+    """
+    _settle_accounts(step)
+    found = findings(step)
+    written = _write(step, bodies(found))
+    ended = SessionEnded(
+        outcome=found.outcome.value,
+        reason=found.reason,
+        cost_nusd=found.total_nusd,
+        manifest_sha256=written.manifest_sha256,
+        artifacts_uri=written.uri,
+    )
+    step.ports.publish(_result(found, ended), _runtime_s(step))
+    return ended
+
+
+def findings(step: Step) -> Findings:
+    """Return all that the artifacts are made from."""
+    session = step.session
+    task_ids, trace_tasks = _known_ids(step)
+    clusters = evidence.check(session.ending, session.runs, task_ids, trace_tasks)
+    outcome, reason = evidence.conclude_outcome(session, clusters)
+    entries = step.ports.ledger.entries(step.session_id)
+    return Findings(
+        session=session,
+        outcome=outcome,
+        reason=reason,
+        clusters=clusters,
+        costs=tuple(_cost(entry) for entry in entries),
+        text_of=step.text_of,
+        call_result=call_result,
+        times={record.key: _iso(record.at_ms) for record in step.ports.records(step.session_id)},
+        versions={
+            "worker": importlib.metadata.version("diagnosis-worker"),
+            "prices": session.spec.price_version,
+        },
+    )
+
+
+def bodies(found: Findings) -> dict[str, bytes]:
+    """Return the artifacts' contents by name, the manifest aside."""
+    texts = {
+        "diagnosis.md": diagnosis_md(found),
+        "clusters.json": report.clusters_json(found),
+        "teacher_traces/diagnose.jsonl": report.teacher_traces_jsonl(found),
+        "transcript.jsonl": report.transcript_jsonl(found),
+        "runs.jsonl": report.runs_jsonl(found),
+        "costs.jsonl": report.costs_jsonl(found),
+        "session.json": report.session_json(found),
+    }
+    return {name: text.encode() for name, text in texts.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    manifest_sha256: str
+    uri: str
+
+
+def _settle_accounts(step: Step) -> None:
+    """Give the closing hold back, and wait until nothing of the session's money is under way.
+
+    Raises:
+        NotYet: A call may still be billed; the sweep ends its reservation at its deadline.
+    """
+    ledger = step.ports.ledger
+    ledger.void(closing_hold_id(step.session_id), "not needed")
+    account = ledger.account(f"session:{step.session_id}")
+    if account is not None and account.held_nusd > 0:
+        raise NotYet(
+            f"{account.held_nusd} nano-dollars of session {step.session_id!r} are under way",
+            held_nusd=account.held_nusd,
+        )
+
+
+def _known_ids(step: Step) -> tuple[Collection[str], Mapping[str, str | None]]:
+    """Return the bundle's tasks and traces; none where there is no bundle to be had."""
+    if step.session.prepared is None:
+        return (), {}
+    try:
+        bundle = step.bundle
+    except BadInput:
+        return (), {}
+    return bundle.task_ids, bundle.trace_tasks
+
+
+def _cost(entry: Entry) -> Cost:
+    return Cost(
+        reservation_id=entry.reservation_id,
+        step_id=entry.step_id,
+        kind=entry.kind,
+        model=entry.model,
+        state=entry.state.value,
+        amount_nusd=entry.amount_nusd,
+        actual_nusd=entry.actual_nusd,
+        usage=entry.usage,
+        request_id=entry.request_id,
+        why=entry.why,
+    )
+
+
+def _write(step: Step, contents: Mapping[str, bytes]) -> _Written:
+    """Upload everything, then the manifest; return the manifest that counts."""
+    spec = step.session.spec
+    place = {"tenant": spec.tenant, "campaign": spec.campaign, "session_id": spec.session_id}
+    hashes = {name: hashlib.sha256(body).hexdigest() for name, body in contents.items()}
+    edition = keys.edition_of(hashes)
+    uploads = {
+        name: Upload(
+            key=keys.artifact(**place, edition=edition, name=name),
+            body=body,
+            content_type=_TYPES[name.rpartition(".")[2]],
+        )
+        for name, body in contents.items()
+    }
+    artifacts = step.ports.artifacts
+    upload_all(artifacts, tuple(uploads.values()))
+    files = {
+        name: StoredFile(size_bytes=len(upload.body), sha256=hashes[name], key=upload.key)
+        for name, upload in uploads.items()
+    }
+    body = report.manifest_json(files, session_id=spec.session_id).encode()
+    key = keys.manifest(**place)
+    if not artifacts.put_new(key, body, content_type=_TYPES["json"]):
+        body = artifacts.get(key) or body
+    return _Written(
+        manifest_sha256=hashlib.sha256(body).hexdigest(),
+        uri=artifacts.uri(keys.session_folder(**place)),
+    )
+
+
+def _result(found: Findings, ended: SessionEnded) -> DiagnoseResult:
+    runs = tuple(found.session.runs)
+    return DiagnoseResult(
+        session_id=found.session.spec.session_id,
+        outcome=found.outcome.value,
+        reason=found.reason,
+        clusters=tuple(
+            ClusterSummary(
+                cluster_id=cluster.cluster_id,
+                description=cluster.description[:500],
+                evidence=cluster.evidence.value,
+                student_failure_rate=cluster.student_failure_rate,
+                teacher_success_rate=cluster.teacher_success_rate,
+                sample_trace_ids=cluster.sample_ids[:50],
+            )
+            for cluster in found.clusters
+        ),
+        cost_nusd=ended.cost_nusd,
+        turns=len(found.session.turns),
+        tool_calls=found.session.tool_calls,
+        student_runs=sum(run.runner is Runner.STUDENT and run.record is not None for run in runs),
+        artifacts_uri=ended.artifacts_uri,
+        manifest_sha256=ended.manifest_sha256,
+    )
+
+
+def _runtime_s(step: Step) -> float:
+    records = step.ports.records(step.session_id)
+    started_ms = records[0].at_ms if records else step.ports.clock.now_ms()
+    return (step.ports.clock.now_ms() - started_ms) / 1000
+
+
+def _iso(at_ms: int) -> str:
+    return dt.datetime.fromtimestamp(at_ms / 1000, tz=dt.UTC).isoformat(timespec="milliseconds")
