@@ -6,11 +6,17 @@ the step is due again, or its failure is in the journal, before the task ends.
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
 import structlog
 
-from worker.app import system
+from worker.app import metrics, system
 from worker.errors import DiagnosisError, Unavailable, UnknownVersion
 from worker.messages import MESSAGE_VERSION
+
+if TYPE_CHECKING:
+    from worker.runner import Worked
 
 __all__ = ["OPTIONS", "StepFailed", "StepWillRetry", "work"]
 
@@ -44,8 +50,7 @@ def work(session_id: str, step_id: str, version: int) -> str:
             "the step stays due",
             version=repr(version),
         )
-    with structlog.contextvars.bound_contextvars(session_id=session_id, step_id=step_id):
-        worked = system().runner.work(session_id, step_id)
+    worked = _timed(session_id, step_id)
     match worked.status:
         case "retry":
             raise StepWillRetry(worked.detail)
@@ -53,3 +58,20 @@ def work(session_id: str, step_id: str, version: int) -> str:
             raise StepFailed(worked.detail)
         case "done" | "dropped":
             return f"{worked.status} {worked.detail}".strip()
+
+
+def _timed(session_id: str, step_id: str) -> Worked:
+    """Work on the step with its ids in every log line; count and time it."""
+    kind = step_id.partition("/")[0]
+    began_s = time.monotonic()
+    status = "unavailable"
+    with (
+        structlog.contextvars.bound_contextvars(session_id=session_id, step_id=step_id),
+        metrics().under_way.track_inprogress(),
+    ):
+        try:
+            worked = system().runner.work(session_id, step_id)
+            status = worked.status
+        finally:
+            metrics().step(kind, status, time.monotonic() - began_s)
+    return worked

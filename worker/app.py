@@ -6,6 +6,7 @@ imports `tasks`.
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import threading
@@ -21,11 +22,13 @@ from worker.errors import Unavailable
 from worker.messages import CeleryHints, CeleryResults
 from worker.settings import load_settings
 from worker.telemetry.logs import configure_logs
+from worker.telemetry.metrics import Metrics, serve
 
 if TYPE_CHECKING:
     from worker.bootstrap import System
+    from worker.wire.result import DiagnoseResult
 
-__all__ = ["app", "system"]
+__all__ = ["app", "metrics", "system"]
 
 _log = structlog.get_logger(__name__)
 
@@ -38,17 +41,26 @@ _system_pid = 0
 _building = threading.Lock()
 
 
+@functools.cache
+def metrics() -> Metrics:
+    """Return this process's metrics."""
+    return Metrics()
+
+
 def system() -> System:
     """Return this process's adapters; a forked child builds its own."""
     global _system, _system_pid  # noqa: PLW0603 - one a process, made on first use
 
     with _building:
         if _system is None or _system_pid != os.getpid():
-            _system = bootstrap.build(
-                load_settings(), hints=CeleryHints(app), publish=CeleryResults(app).publish
-            )
+            _system = bootstrap.build(load_settings(), hints=CeleryHints(app), publish=_publish)
             _system_pid = os.getpid()
         return _system
+
+
+def _publish(result: DiagnoseResult, runtime_s: float) -> None:
+    CeleryResults(app).publish(result, runtime_s)
+    metrics().session(result.outcome, runtime_s, result.cost_nusd)
 
 
 class Sweeper(bootsteps.StartStopStep):
@@ -76,7 +88,7 @@ class Sweeper(bootsteps.StartStopStep):
     def _run(self) -> None:
         while not self._stopped.wait(_sweep_pause_s()):
             try:
-                system().runner.sweep()
+                metrics().swept(system().runner.sweep())
             except Unavailable as exc:
                 _log.warning("sweep waits", error=str(exc))
             except Exception:  # noqa: BLE001 - the sweep goes on, whatever one round met
@@ -99,7 +111,10 @@ def _logs(**_: Any) -> None:
 
 @signals.worker_init.connect
 def _provision(**_: Any) -> None:
-    """Make the accounts of the settings before the first task."""
+    """Make the accounts of the settings before the first task, and show the metrics."""
+    port = load_settings().metrics_port
+    if port is not None:
+        serve(port)
     try:
         bootstrap.provision(system())
     except Unavailable as exc:
