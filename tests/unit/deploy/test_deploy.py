@@ -246,7 +246,7 @@ def test_the_settings_of_each_compose_service_load(
 
     assert settings.s3_endpoint == "http://s3:8333"
     assert settings.redis_url.get_secret_value() == "redis://:REDIS_PASSWORD@redis:6379/0"
-    assert settings.students["local"].base_url.endswith("/v1")
+    assert settings.students["default"].base_url.endswith("/v1")
     key = settings.teachers["default"].api_key.get_secret_value()
     assert key == ("ANTHROPIC_API_KEY" if service == "teacher" else "")
 
@@ -261,7 +261,7 @@ def test_the_settings_of_kubernetes_load(monkeypatch: pytest.MonkeyPatch, tmp_pa
     settings = load_settings()
 
     assert set(settings.teachers) == {"default"}
-    assert set(settings.students) == {"local"}
+    assert set(settings.students) == {"default"}
     assert settings.cache_max_bytes == 3_000_000_000
 
 
