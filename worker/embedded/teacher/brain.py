@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from worker.embedded.teacher.closing import Closing, is_closing
 from worker.embedded.teacher.explorer import Explorer, Plan
+from worker.embedded.teacher.findings import SUBMIT
 from worker.embedded.teacher.judge import MARKER, VERDICT_TOOLS, Judge
 from worker.embedded.teacher.keys import AnswerKey, JudgeKey
 from worker.embedded.teacher.solver import Solver
-from worker.embedded.teacher.submission import SUBMIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,9 +10,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from worker.embedded.teacher.diagnosis import diagnose, fenced
-from worker.embedded.teacher.findings import exchanges_of, findings_of, json_in, objects_in
+from worker.embedded.teacher.findings import SUBMIT, exchanges_of, findings_of, json_in, objects_in
 from worker.embedded.teacher.reply import Reply, saying, wishing
-from worker.embedded.teacher.submission import SUBMIT, closing_wish
+from worker.embedded.teacher.submission import closing_wish
 from worker.embedded.teacher.wire import Text
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.embedded.teacher.diagnosis import diagnose
-from worker.embedded.teacher.findings import as_object, exchanges_of, findings_of
+from worker.embedded.teacher.findings import SUBMIT, as_object, exchanges_of, findings_of
 from worker.embedded.teacher.reply import Reply, Wish, saying, wishing
-from worker.embedded.teacher.submission import SUBMIT, closing_wish
+from worker.embedded.teacher.submission import closing_wish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from worker.embedded.teacher.wire import PromptRequest
 
 __all__ = [
+    "SUBMIT",
     "Findings",
     "RunSeen",
     "TaskSeen",
@@ -33,6 +34,9 @@ __all__ = [
 ]
 
 Runner = Literal["student", "teacher"]
+
+#: The tool that ends an exploration.
+SUBMIT = "submit_diagnosis"
 
 #: How many places in a text are tried as the start of a JSON value before the search gives up.
 _MAX_FAILED_STARTS = 1_000
@@ -167,6 +171,8 @@ def _texts(request: PromptRequest) -> Iterator[str]:
 
 
 def _add_exchange(findings: Findings, exchange: ToolExchange) -> None:
+    if exchange.tool == SUBMIT:
+        return  # what it says was counted from the rest
     if exchange.is_error:
         findings.failed_calls += 1
         return
@@ -193,9 +199,10 @@ def _add_text(findings: Findings, text: str) -> None:
             findings.tasks.setdefault(task_id, task)
     values = json_in(text)
     _add_things(findings, values)
-    counted = list(_counts_in(text))
-    # Counts are complete; single runs that are quoted beside them are the same ones again.
-    findings.runs += counted or _runs_in(values, "", "student")
+    if not findings.runs:
+        # Counts are complete: single runs that are quoted beside them are the same ones again, as
+        # are those that a text quotes from tool results.
+        findings.runs += list(_counts_in(text)) or _runs_in(values, "", "student")
 
 
 def _add_things(findings: Findings, values: Sequence[object]) -> None:

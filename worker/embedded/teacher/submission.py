@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, cast
 
 from worker.embedded.teacher.diagnosis import LABEL
-from worker.embedded.teacher.findings import as_object
+from worker.embedded.teacher.findings import SUBMIT, as_object
 from worker.embedded.teacher.reply import Wish
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from worker.embedded.teacher.findings import ToolExchange
     from worker.embedded.teacher.wire import PromptRequest
 
-__all__ = ["SUBMIT", "closing_wish"]
-
-SUBMIT = "submit_diagnosis"
+__all__ = ["closing_wish"]
 
 #: After so many refusals the diagnosis goes out as text.
 _MAX_REFUSALS = 3
