@@ -9,6 +9,8 @@ import os
 import random
 import secrets
 import socket
+import threading
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +31,7 @@ from worker.payloads import Payloads
 from worker.redis_connection import connect
 from worker.runner import Runner
 from worker.steps.context import Ports
+from worker.steps.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,12 +40,15 @@ if TYPE_CHECKING:
     import redis
     from pydantic import SecretStr
 
-    from worker.bundle.open import Bundle
     from worker.ports import Hints, Student
     from worker.settings import Settings, StudentSettings, TeacherSettings
     from worker.wire.result import DiagnoseResult
 
 __all__ = ["System", "build", "build_artifacts", "owner_name", "provision"]
+
+
+#: Bundles that a process keeps open; the cache on disk holds more.
+OPEN_BUNDLES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +97,7 @@ def build(
         ledger=ledger,
         artifacts=artifacts,
         payloads=payloads,
-        bundles=_Bundles(artifacts, settings.cache_dir, settings.cache_max_bytes),
+        workspaces=_Workspaces(artifacts, settings.cache_dir, settings.cache_max_bytes),
         teachers=LazyMap(
             {
                 name: partial(_teacher, teacher, ledger)
@@ -148,16 +154,27 @@ def owner_name() -> str:
     return f"{socket.gethostname()}.{os.getpid()}".replace(" ", "_")
 
 
-class _Bundles:
+class _Workspaces:
     """Opens bundles by URI: from the local cache, else from the object store."""
 
     def __init__(self, artifacts: S3Artifacts, directory: Path, max_bytes: int) -> None:
         self._artifacts = artifacts
-        self._cache = BundleCache(directory, max_bytes=max_bytes)
+        self._cache = BundleCache(directory, max_bytes)
+        self._open: OrderedDict[str, Workspace] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def __call__(self, uri: str) -> Bundle:
+    def __call__(self, uri: str) -> Workspace:
         sha256 = keys.bundle_sha256(uri)
-        return self._cache.get(sha256, partial(self._fetch, sha256))
+        with self._lock:
+            if sha256 in self._open:
+                self._open.move_to_end(sha256)
+                return self._open[sha256]
+        workspace = Workspace(self._cache.get(sha256, partial(self._fetch, sha256)))
+        with self._lock:
+            self._open.setdefault(sha256, workspace)
+            while len(self._open) > OPEN_BUNDLES:
+                self._open.popitem(last=False)
+            return self._open.get(sha256, workspace)
 
     def _fetch(self, sha256: str, path: Path) -> None:
         if not self._artifacts.get_file(keys.bundle(sha256), path):

@@ -18,7 +18,7 @@ from worker.core.transcript import visible_text
 from worker.core.values import Runner, RunOutcome, RunSpec
 from worker.steps.judge import PaidJudge
 from worker.steps.scored import JUDGE, score_output
-from worker.tools.arguments import ArgumentError, validate_arguments
+from worker.tools.arguments import BadArguments, validate_arguments
 from worker.tools.planning import plan_runs
 from worker.tools.schemas import TOOLS, ToolKind
 
@@ -46,8 +46,8 @@ def call_tool(step: Step, command: CallTool) -> Event:  # noqa: PLR0911 - one `r
     if tool is None:
         return _refused(step, command, [f"there is no tool {command.call.tool!r}"])
     arguments = validate_arguments(command.call.tool, command.call.arguments_json)
-    if isinstance(arguments, ArgumentError):
-        return _refused(step, command, arguments.problems)
+    if isinstance(arguments, BadArguments):
+        return _refused(step, command, [arguments.message])
     match tool.kind:
         case ToolKind.READ:
             return _read(step, command, arguments)
@@ -80,16 +80,15 @@ def _refused(step: Step, command: CallTool, problems: Iterable[str]) -> CallAnsw
 
 
 def _read(step: Step, command: CallTool, arguments: Arguments) -> CallAnswered:
-    output = step.bundle.reading(reveal_references=step.session.spec.reveal_references).call(
-        command.call.tool, arguments
-    )
+    tools = step.workspace.tools(reveal_references=step.session.spec.reveal_references)
+    output = tools.call(command.call.tool, arguments)
     return _answered(step, command, output.text, is_error=output.is_error)
 
 
 def _expand(step: Step, command: CallTool, arguments: Arguments) -> Event:
-    planned = plan_runs(step.bundle.task_ids, command.call.tool, arguments)
-    if isinstance(planned, ArgumentError):
-        return _refused(step, command, planned.problems)
+    planned = plan_runs(step.workspace.task_ids, command.call.tool, arguments)
+    if isinstance(planned, BadArguments):
+        return _refused(step, command, [planned.message])
     first = _attempts_so_far(step, command)
     runs = tuple(
         RunSpec(task_id=task_id, attempt=first.get(task_id, 0) + attempt)
@@ -110,10 +109,10 @@ def _attempts_so_far(step: Step, command: CallTool) -> dict[str, int]:
 
 
 def _run_self(step: Step, command: CallTool, arguments: Arguments) -> Event:
-    sample = step.bundle.benchmark.get(arguments["task_id"])
+    sample = step.workspace.sample(arguments["task_id"])
     if sample is None:
-        planned = plan_runs(step.bundle.task_ids, "run_student_on_task", arguments)
-        problems = planned.problems if isinstance(planned, ArgumentError) else ["unknown task"]
+        planned = plan_runs(step.workspace.task_ids, "run_student_on_task", arguments)
+        problems = [planned.message] if isinstance(planned, BadArguments) else ["unknown task"]
         return _refused(step, command, problems)
     request = TeacherRequest(
         model=step.session.spec.teacher_model,
@@ -159,7 +158,7 @@ def _said(reply: TeacherReply) -> tuple[str | None, RunOutcome]:
 def _compare(step: Step, command: CallTool, arguments: Arguments) -> CallAnswered:
     """Score two outputs of one task: with its own scorer where it has one, else by the judge."""
     task = str(arguments["task"])
-    sample = step.bundle.sample_for(task)
+    sample = step.workspace.sample_of(task)
     judge = PaidJudge(step)
     scores: dict[str, float | None] = {}
     reasons: list[str] = []
@@ -186,10 +185,8 @@ def _compare(step: Step, command: CallTool, arguments: Arguments) -> CallAnswere
 
 
 def _submit(step: Step, command: CallTool, arguments: Arguments) -> CallAnswered:
-    bundle = step.bundle
-    ending = read_submission(
-        arguments, task_ids=bundle.task_ids, trace_ids=bundle.trace_tasks.keys()
-    )
+    known = step.workspace
+    ending = read_submission(arguments, task_ids=known.task_ids, trace_ids=known.trace_tasks.keys())
     if isinstance(ending, Refused):
         return _refused(step, command, ending.problems)
     stored = replace(ending, diagnosis=step.store(step.text_of(ending.diagnosis)))

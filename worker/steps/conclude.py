@@ -120,10 +120,10 @@ def _known_ids(step: Step) -> tuple[Collection[str], Mapping[str, str | None]]:
     if step.session.prepared is None:
         return (), {}
     try:
-        bundle = step.bundle
+        known = step.workspace
     except BadInput:
         return (), {}
-    return bundle.task_ids, bundle.trace_tasks
+    return known.task_ids, known.trace_tasks
 
 
 def _cost(entry: Entry) -> Cost:

@@ -8,18 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from worker.errors import Cancelled, RequestInvalid
+from worker.errors import BundleInvalid, Cancelled, RequestInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from worker.bundle.open import Bundle
+    from worker.bundle.benchmark import Sample
     from worker.core.machine import Session
     from worker.core.teaching import TeacherReply, TeacherRequest
     from worker.core.values import CallKind, Payload
     from worker.paid import PaidReply, PaidTeacher
     from worker.payloads import Payloads
     from worker.ports import Artifacts, Clock, JudgeRequest, Ledger, Record, Student, Verdict
+    from worker.steps.workspace import Workspace
     from worker.wire.result import DiagnoseResult
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Ports:
     artifacts: Artifacts
     payloads: Payloads
     #: Opens a session's bundle by its URI, from the local cache where it is there.
-    bundles: Callable[[str], Bundle]
+    workspaces: Callable[[str], Workspace]
     #: By the name that requests use.
     teachers: Mapping[str, PaidTeacher]
     #: By the name that requests use.
@@ -82,9 +83,25 @@ class Step:
         return self.session.spec.session_id
 
     @property
-    def bundle(self) -> Bundle:
-        """The session's inputs."""
-        return self.ports.bundles(self.session.spec.bundle_uri)
+    def workspace(self) -> Workspace:
+        """The session's inputs.
+
+        Raises:
+            BundleInvalid: There is no such bundle, or it is damaged.
+            Unavailable: The object store did not answer.
+        """
+        return self.ports.workspaces(self.session.spec.bundle_uri)
+
+    def sample(self, task_id: str) -> Sample:
+        """Return a task that was checked to exist when its run was asked for.
+
+        Raises:
+            BundleInvalid: The bundle does not hold it: it is not the one the session began with.
+        """
+        sample = self.workspace.sample(task_id)
+        if sample is None:
+            raise BundleInvalid(f"task {task_id!r} is not in the session's bundle", task_id=task_id)
+        return sample
 
     def text_of(self, payload: Payload) -> str:
         """Return a payload's text."""

@@ -67,7 +67,7 @@ def judge_run(step: Step, command: JudgeRun) -> RunJudged:
     run = _run(step, command)
     assert run.record is not None, "a run is judged after it was recorded"
     assert run.record.output is not None, "an empty run needs no judge"
-    sample = step.bundle.benchmark[run.spec.task_id]
+    sample = step.sample(run.spec.task_id)
     judge = PaidJudge(step)
     verdict = judge.score(sample.query, step.text_of(run.record.output), sample.reference_answer)
     return RunJudged(

@@ -26,15 +26,15 @@ def prepare(step: Step) -> BundlePrepared | PreparationFailed:
         Unavailable: The object store did not answer; it is tried again.
     """
     try:
-        bundle = step.bundle
+        found = step.workspace
         step.student()
     except BadInput as exc:
         return PreparationFailed(reason=str(exc))
-    brief = "\n\n".join([bundle.report.as_text(), _terms(step.session.spec)])
+    brief = "\n\n".join([found.brief, _terms(step.session.spec)])
     return BundlePrepared(
         brief=step.store(brief),
-        traces=len(bundle.trace_tasks),
-        tasks=len(bundle.task_ids),
+        traces=len(found.trace_tasks),
+        tasks=len(found.task_ids),
     )
 
 

@@ -24,7 +24,7 @@ def run_student(step: Step, command: RunStudent) -> RunRecorded:
     Raises:
         StudentFault: Its server failed; the runner tries again or records the fault.
     """
-    sample = step.bundle.benchmark[command.spec.task_id]
+    sample = step.sample(command.spec.task_id)
     answer = step.student().answer(
         sample.query,
         seed=command.spec.attempt,

@@ -15,7 +15,7 @@ from worker.core.replies import SUBMIT, Meaning, read_reply
 from worker.core.values import Ending, Purpose, Stop
 from worker.errors import BudgetDenied, TeacherFault
 from worker.steps.context import closing_hold_id
-from worker.tools.schemas import tool_definitions
+from worker.tools.schemas import anthropic_tools
 
 if TYPE_CHECKING:
     from worker.core.commands import TakeTurn
@@ -48,9 +48,9 @@ def take_turn(step: Step, command: TakeTurn) -> TeacherReplied | TeacherStopped:
 def _request(step: Step, purpose: Purpose) -> TeacherRequest:
     match purpose:
         case Purpose.EXPLORE:
-            return transcript.exploring_request(step.session, tool_definitions(), step.text_of)
+            return transcript.exploring_request(step.session, anthropic_tools(), step.text_of)
         case Purpose.CLOSE:
-            only = [tool for tool in tool_definitions() if tool["name"] == SUBMIT]
+            only = [tool for tool in anthropic_tools() if tool["name"] == SUBMIT]
             return transcript.closing_request(step.session, only, step.text_of)
         case Purpose.EXTRACT:
             return transcript.extraction_request(step.session, step.text_of)
@@ -94,8 +94,8 @@ def _replied(step: Step, command: TakeTurn, paid: PaidReply) -> TeacherReplied:
 def _meaning(step: Step, purpose: Purpose, reply: TeacherReply) -> Meaning:
     if purpose is not Purpose.CLOSE:
         return read_reply(reply, purpose)
-    bundle = step.bundle
-    return read_reply(reply, purpose, task_ids=bundle.task_ids, trace_ids=bundle.trace_tasks.keys())
+    known = step.workspace
+    return read_reply(reply, purpose, task_ids=known.task_ids, trace_ids=known.trace_tasks.keys())
 
 
 def _stored(step: Step, ending: Ending | None) -> Ending | None:
