@@ -1,5 +1,14 @@
-"""What every test may ask for."""
+"""What every test may ask for, and how Hypothesis runs on machines that are busy or new."""
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, settings
+
 pytest_plugins = ("tests.services",)
+
+# A shared machine stalls now and then, and on a new one the first text that is drawn makes a table
+# of all Unicode characters. Neither says anything about the code; pytest-timeout ends what hangs.
+settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("patient")
