@@ -346,12 +346,12 @@ def test_a_student_made_and_used_before_a_fork_works_after_it() -> None:
                 os.write(write_end, (answer.content or "").encode())
             finally:
                 os._exit(0)
+        os.close(write_end)
         os.waitpid(child, 0)
 
         assert os.read(read_end, 100) == b"5"
         assert student.answer("2+2?", seed=0, run_id="r-3").content == "4"
     os.close(read_end)
-    os.close(write_end)
 
 
 @pytest.mark.parametrize(
