@@ -36,6 +36,7 @@ from worker.core.events import (
     SessionOpened,
     TeacherReplied,
     TeacherStopped,
+    key_of,
 )
 from worker.core.values import (
     Ending,
@@ -62,7 +63,8 @@ _ONWARD = frozenset({Phase.EXPLORING, Phase.CLOSING, Phase.CONCLUDING})
 
 #: phase -> event -> phases it may lead to. Where several are named, the counts decide. An event of
 #: the exploration that arrives after its end (a run that was under way when the time was up) is
-#: kept as evidence and changes no phase.
+#: kept as evidence and changes no phase. An answer to what was never asked for is refused in any
+#: phase: it would wedge the session later, far from the bug that made it.
 TRANSITIONS: Mapping[Phase, Mapping[type[Event], frozenset[Phase]]] = {
     Phase.PREPARING: {
         BundlePrepared: _EXPLORING,
@@ -249,7 +251,8 @@ def apply(session: Session | None, event: Event) -> Session:
     """Return the session after `event`.
 
     Raises:
-        IllegalEvent: `event` is not in `TRANSITIONS[session.phase]`; nothing changed.
+        IllegalEvent: `event` is not in `TRANSITIONS[session.phase]`, or it answers a step that
+            cannot have been asked for; nothing changed.
     """
     if session is None or isinstance(event, SessionOpened):
         return _open(session, event)
@@ -394,7 +397,35 @@ def _deadline(session: Session) -> Session:
             return session
 
 
+def _check_turn(session: Session, event: TeacherReplied | TeacherStopped) -> None:
+    """Check that the session asked for this call of the teacher, now or before a late end.
+
+    Raises:
+        IllegalEvent: It cannot have.
+    """
+    match event.purpose:
+        case Purpose.EXPLORE:
+            before = session.turns[-1:]
+            in_order = event.turn == len(session.turns) + 1 <= session.spec.limits.max_turns
+            asked = session.prepared is not None and in_order and all(t.complete for t in before)
+        case Purpose.CLOSE:
+            asked = session.phase in {Phase.CLOSING, Phase.CONCLUDING}
+        case Purpose.EXTRACT:
+            asked = session.phase in {Phase.EXTRACTING, Phase.CONCLUDING}
+    if not asked:
+        raise _never_asked(event)
+
+
+def _never_asked(event: Event) -> IllegalEvent:
+    return IllegalEvent(
+        f"{type(event).__name__} {key_of(event)!r} answers nothing that was asked for",
+        event=type(event).__name__,
+        key=key_of(event),
+    )
+
+
 def _replied(session: Session, event: TeacherReplied) -> Session:
+    _check_turn(session, event)
     if event.purpose is not Purpose.EXPLORE:
         return _closed(session, event)
     turn = Turn(reply=event, calls=_admitted(session, event.calls))
@@ -449,6 +480,7 @@ def _with_text_of(session: Session, ending: Ending) -> Ending:
 
 
 def _stopped(session: Session, event: TeacherStopped) -> Session:
+    _check_turn(session, event)
     after = replace(session, faults=(*session.faults, event.detail))
     if event.purpose is not Purpose.EXPLORE:
         return replace(after, phase=Phase.CONCLUDING)
@@ -458,7 +490,7 @@ def _stopped(session: Session, event: TeacherStopped) -> Session:
 
 
 def _answered(session: Session, event: CallAnswered) -> Session:
-    after = _with_call(session, event.turn, event.index, lambda call: replace(call, answer=event))
+    after = _with_open_call(session, event, lambda call: replace(call, answer=event))
     return after if event.ending is None else replace(after, ending=event.ending)
 
 
@@ -467,57 +499,87 @@ def _expanded(session: Session, event: CallExpanded) -> Session:
     specs = event.runs[:left]
     runs = tuple(Run(spec=spec, runner=Runner.STUDENT) for spec in specs)
     refused = len(event.runs) - len(runs)
-    after = _with_call(
-        session,
-        event.turn,
-        event.index,
-        lambda call: replace(call, runs=runs, runs_refused=refused),
+    after = _with_open_call(
+        session, event, lambda call: replace(call, runs=runs, runs_refused=refused)
     )
     return replace(after, student_runs=session.student_runs + len(runs))
 
 
 def _recorded(session: Session, event: RunRecorded) -> Session:
-    run = Run(spec=event.spec, runner=event.runner, record=event)
+    ran = Run(spec=event.spec, runner=event.runner, record=event)
     if event.runner is Runner.TEACHER:
-        return _with_call(
-            session, event.turn, event.index, lambda call: replace(call, self_run=run)
-        )
-    return _with_run(session, event, lambda _: run)
+        return _with_open_call(session, event, lambda call: replace(call, self_run=ran))
+
+    def recorded(run: Run) -> Run:
+        if run != Run(spec=event.spec, runner=event.runner):
+            raise _never_asked(event)
+        return ran
+
+    return _with_run(session, event, recorded)
 
 
 def _judged(session: Session, event: RunJudged) -> Session:
-    return _with_run(session, event, lambda run: replace(run, verdict=event))
+    def judged(run: Run) -> Run:
+        if run.record is None or run.complete:
+            raise _never_asked(event)
+        return replace(run, verdict=event)
+
+    return _with_run(session, event, judged)
 
 
 def _with_run(
     session: Session, event: RunRecorded | RunJudged, change: Callable[[Run], Run]
 ) -> Session:
+    """Return the session with one run changed.
+
+    Raises:
+        IllegalEvent: There is no such run.
+    """
+
     def changed(call: Call) -> Call:
-        if call.runs is None:
-            if call.self_run is None:
-                raise IllegalEvent(
-                    f"run {event.turn}.{event.index}.{event.ordinal} was never asked for"
-                )
+        at = event.ordinal
+        if call.self_run is not None and at == 0:
             return replace(call, self_run=change(call.self_run))
-        if event.ordinal >= len(call.runs):
-            raise IllegalEvent(
-                f"run {event.turn}.{event.index}.{event.ordinal} was never asked for"
-            )
-        runs = list(call.runs)
-        runs[event.ordinal] = change(runs[event.ordinal])
-        return replace(call, runs=tuple(runs))
+        runs = call.runs or ()
+        if not 0 <= at < len(runs):
+            raise _never_asked(event)
+        return replace(call, runs=(*runs[:at], change(runs[at]), *runs[at + 1 :]))
 
-    return _with_call(session, event.turn, event.index, changed)
+    return _with_call(session, event, changed)
 
 
-def _with_call(session: Session, turn: int, index: int, change: Callable[[Call], Call]) -> Session:
+def _with_open_call(
+    session: Session,
+    event: CallAnswered | CallExpanded | RunRecorded,
+    change: Callable[[Call], Call],
+) -> Session:
+    """Return the session with one call changed that was made and has no outcome yet.
+
+    Raises:
+        IllegalEvent: There is no such call, it was refused, or its outcome is there.
+    """
+
+    def changed(call: Call) -> Call:
+        if call != Call(call=call.call):
+            raise _never_asked(event)
+        return change(call)
+
+    return _with_call(session, event, changed)
+
+
+def _with_call(
+    session: Session,
+    event: CallAnswered | CallExpanded | RunRecorded | RunJudged,
+    change: Callable[[Call], Call],
+) -> Session:
     """Return the session with one call changed.
 
     Raises:
         IllegalEvent: There is no such turn or call.
     """
-    if not 1 <= turn <= len(session.turns) or index >= len(session.turns[turn - 1].calls):
-        raise IllegalEvent(f"call {turn}.{index} was never made", turn=turn, index=index)
+    turn, index = event.turn, event.index
+    if not 1 <= turn <= len(session.turns) or not 0 <= index < len(session.turns[turn - 1].calls):
+        raise _never_asked(event)
     before = session.turns[turn - 1]
     calls = (*before.calls[:index], change(before.calls[index]), *before.calls[index + 1 :])
     after = replace(before, calls=calls)
