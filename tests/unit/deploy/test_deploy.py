@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from worker.core.commands import Queue
-from worker.settings import Settings, load_settings
+from worker.core.teaching import TeacherRequest
+from worker.settings import Settings, StudentSettings, load_settings
 
 ROOT = Path(__file__).parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -294,6 +295,21 @@ def test_every_service_restarts_stops_in_time_and_has_limits() -> None:
         assert service["restart"] == "unless-stopped", name
         assert re.fullmatch(r"\d+[sm]", service["stop_grace_period"]), name
         assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}, name
+
+
+def test_a_role_that_is_told_to_stop_has_time_for_its_longest_call() -> None:
+    student = StudentSettings.model_validate({"base_url": "", "model": ""})
+    longest_s = {
+        "teacher": TeacherRequest.__dataclass_fields__["timeout_ms"].default / 1_000,
+        "student": student.timeout_ms / 1_000,
+    }
+    deployments = {m["metadata"]["name"]: pod(m) for m in manifests("Deployment")}
+    for role, call_s in longest_s.items():
+        in_compose = compose()["services"][role]["stop_grace_period"]
+        in_kubernetes = deployments[f"diagnosis-{role}"]["terminationGracePeriodSeconds"]
+
+        assert in_kubernetes >= call_s + 15
+        assert in_compose == f"{in_kubernetes // 60}m"
 
 
 def test_redis_forgets_nothing() -> None:
