@@ -97,7 +97,7 @@ class _Call:
             has_5m=self.writes.has_5m,
             has_1h=self.writes.has_1h,
         )
-        if fits < min(MIN_USEFUL_OUTPUT_TOKENS, self.request.max_tokens):
+        if fits < MIN_USEFUL_OUTPUT_TOKENS:
             return None
         return replace(self, request=replace(self.request, max_tokens=fits))
 
@@ -134,7 +134,7 @@ class PaidTeacher:
 
         Args:
             request: The call. Where the scopes cannot carry it, its `max_tokens` is lowered once to
-                what they can, but never below `MIN_USEFUL_OUTPUT_TOKENS` (or what it asked for).
+                what they can, but never below `MIN_USEFUL_OUTPUT_TOKENS`.
             reservation_id: Never used before: one for each attempt.
             scopes: The accounts.
             kind: What the call is for.

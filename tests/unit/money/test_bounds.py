@@ -17,10 +17,31 @@ from worker.core.bounds import (
     started_bound_nusd,
     why_unbounded,
 )
-from worker.core.prices import Price, cost_nusd, known_models, price_of
+from worker.core.prices import Price, Rates, cost_nusd, known_models, price_of
 from worker.core.values import Usage
 
-PRICES = st.sampled_from(known_models()).map(price_of)
+
+@st.composite
+def odd_prices(draw: st.DrawFn) -> Price:
+    """Prices that no model has: no rate is a whole number of nano-dollars."""
+    input_pusd = draw(st.integers(1, 10_000_000))
+
+    rates = Rates(
+        input_pusd=input_pusd,
+        output_pusd=draw(st.integers(1, 50_000_000)),
+        cache_write_5m_pusd=draw(st.integers(input_pusd, 20_000_000)),
+        cache_write_1h_pusd=draw(st.integers(input_pusd, 20_000_000)),
+        cache_read_pusd=draw(st.integers(0, input_pusd)),
+    )
+    return Price(model="odd", rates=rates, min_cacheable_tokens=1)
+
+
+#: The one model with two prices comes up often.
+PRICES = (
+    st.sampled_from(known_models()).map(price_of)
+    | st.just(price_of("claude-haiku-5-5"))
+    | odd_prices()
+)
 TOKENS = st.integers(0, 200_000)
 WRITES = st.builds(CacheWrites, has_5m=st.booleans(), has_1h=st.booleans())
 
@@ -30,7 +51,7 @@ def allowed_usages(
     draw: st.DrawFn, prompt_tokens: int, max_tokens: int, writes: CacheWrites
 ) -> Usage:
     """Any usage that the preconditions allow."""
-    left = draw(st.integers(0, prompt_tokens))
+    left = draw(st.just(prompt_tokens) | st.integers(0, prompt_tokens))
     parts: list[int] = []
     for allowed in (writes.has_5m, writes.has_1h, True):
         part = draw(st.integers(0, left)) if allowed else 0
@@ -41,7 +62,7 @@ def allowed_usages(
         cache_write_5m_tokens=parts[0],
         cache_write_1h_tokens=parts[1],
         cache_read_tokens=parts[2],
-        output_tokens=draw(st.integers(0, max_tokens)),
+        output_tokens=draw(st.just(max_tokens) | st.integers(0, max_tokens)),
     )
 
 
@@ -102,6 +123,15 @@ def test_a_bound_is_computed_by_hand() -> None:
     assert call_bound_nusd(price, 10_000, 4_096, has_5m=True, has_1h=True) == 202_400_000
     # no breakpoint, no write: $5
     assert call_bound_nusd(price, 10_000, 4_096, has_5m=False, has_1h=False) == 152_400_000
+
+
+def test_a_prompt_whose_bound_is_long_is_priced_as_long() -> None:
+    price = price_of("claude-haiku-5-5")
+
+    # 100,000 x $0.10 + 1,000 x $0.50, then 100,001 x $0.50 + 1,000 x $2.50, per million
+    assert call_bound_nusd(price, 100_000, 1_000, has_5m=False, has_1h=False) == 10_500_000
+    assert call_bound_nusd(price, 100_001, 1_000, has_5m=False, has_1h=False) == 52_500_500
+    assert affordable_output_tokens(price, 100_001, 52_500_500, has_5m=False, has_1h=False) == 1_000
 
 
 # ----------------------------------------------------------------------------------------- tokens
