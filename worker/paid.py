@@ -49,6 +49,8 @@ MARGIN_MS = 60_000
 #: How long a transition that must not be lost is tried again while the ledger does not answer.
 PATIENCE_MS = 30_000
 
+#: How much of a fault's words stands in the ledger.
+_WHY_CHARS = 200
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 #: A reservation's deadline is moved on this often within its length, so that two lost tries hurt not.
@@ -263,14 +265,12 @@ class PaidTeacher:
 
     def _account_for(self, call: _Call, fault: TeacherFault) -> None:
         """Charge a failed call at its bound, or give the hold back where that is proven right."""
+        why = fault.message[:_WHY_CHARS]
         if fault.billing == "unbilled":
-            self._insist(lambda: self._ledger.void(call.reservation_id, fault.message))
+            self._insist(lambda: self._ledger.void(call.reservation_id, why))
         else:
-            self._insist(
-                lambda: self._ledger.charge_unknown(
-                    call.reservation_id, fault.message, fault.request_id or ""
-                )
-            )
+            request_id = fault.request_id or ""
+            self._insist(lambda: self._ledger.charge_unknown(call.reservation_id, why, request_id))
 
     def _settle(self, call: _Call, reply: TeacherReply) -> PaidReply:
         paid_nusd = 0 if reply.unbilled else cost_nusd(call.price, reply.usage)

@@ -56,7 +56,7 @@ _FIELDS = ("cap", "posted", "held", "unknown", "breach", "frozen", "closed")
 
 
 class RedisLedger:
-    """`ports.Ledger` on a Redis or Valkey server with `appendfsync always` and `noeviction`."""
+    """`ports.Ledger` on Redis 7, Valkey 7.2 or newer, with `appendfsync always` and `noeviction`."""
 
     def __init__(
         self, client: redis.Redis, *, prefix: str = "diagnosis", keep_ms: int = KEEP_MS

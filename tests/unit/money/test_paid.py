@@ -290,6 +290,15 @@ def test_a_fault_that_proves_nothing_is_charged_at_its_bound(
     assert entry.request_id == "req_1"
 
 
+def test_a_long_story_is_cut_short_in_the_ledger(ledger: SilentLedger) -> None:
+    story = TeacherFault("x" * 10_000, billing="unbilled", retry="later")
+
+    with pytest.raises(TeacherFault):
+        call(ledger, OneCallTeacher(story))
+
+    assert ledger.only_entry.why == "x" * 200
+
+
 def test_a_reply_without_an_end_is_charged_at_its_bound(ledger: SilentLedger) -> None:
     with pytest.raises(TeacherFault, match="stop_reason") as raised:
         call(ledger, OneCallTeacher(replace(REPLY, stop_reason="")))
