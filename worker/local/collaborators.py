@@ -12,6 +12,7 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from worker.core.judging import PASS_SCORE, Comparison, mask_reference
 from worker.core.teaching import JudgeRequest, TeacherReply, TeacherRequest, Verdict
 from worker.core.values import RunOutcome
 from worker.errors import DiagnosisError, StudentFault
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["CallableStudent", "TraceJudge"]
-
-#: From this score on a run has passed.
-PASS_SCORE = 0.5
 
 
 class CallableStudent:
@@ -89,13 +87,40 @@ class TraceJudge:
             score, reasoning = self._judge.score_trace(_trace(request))
         except Exception as exc:
             raise DiagnosisError(f"the judge raised {type(exc).__name__}: {exc}") from exc
-        return _verdict(score, reasoning)
+        return _verdict(score, reasoning, request.reference)
+
+    def compare(
+        self,
+        *,
+        task: str,
+        student_output: str,
+        teacher_output: str,
+        reference: str,
+        model: str,
+        call: Callable[[TeacherRequest], TeacherReply],
+    ) -> Comparison:
+        """Return the scores of two outputs of one task; raises as `score` does."""
+        student, teacher = (
+            self.score(
+                JudgeRequest(task=task, output=output, reference=reference), model=model, call=call
+            )
+            for output in (student_output, teacher_output)
+        )
+        return Comparison(
+            student_score=student.score,
+            teacher_score=teacher.score,
+            reasoning=student.reasoning,
+        )
 
 
-def _verdict(score: object, reasoning: object) -> Verdict:
+def _verdict(score: object, reasoning: object, reference: str) -> Verdict:
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
         raise DiagnosisError(f"the judge's score {score!r} is no number from 0 to 1")
-    return Verdict(score=float(score), passed=score >= PASS_SCORE, reasoning=str(reasoning))
+    return Verdict(
+        score=float(score),
+        passed=score >= PASS_SCORE,
+        reasoning=mask_reference(str(reasoning), reference),
+    )
 
 
 def _trace(request: JudgeRequest) -> SimpleNamespace:

@@ -105,12 +105,15 @@ class DiagnosisRunner:
             BundleInvalid: The samples or the home cannot be used.
         """
         self._session_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="diagnosis-local-") as directory, snapshot(
-            trace_store=self._trace_store,
-            samples=self._samples,
-            config=self._config,
-            directory=Path(directory),
-        ) as bundle:
+        with (
+            tempfile.TemporaryDirectory(prefix="diagnosis-local-") as directory,
+            snapshot(
+                trace_store=self._trace_store,
+                samples=self._samples,
+                config=self._config,
+                directory=Path(directory),
+            ) as bundle,
+        ):
             return self._run(Workspace(bundle))
 
     def _run(self, workspace: Workspace) -> DiagnosisResult:

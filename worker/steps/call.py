@@ -17,14 +17,15 @@ from worker.core.teaching import TeacherRequest
 from worker.core.transcript import visible_text
 from worker.core.values import Runner, RunOutcome, RunSpec
 from worker.steps.judge import PaidJudge
-from worker.steps.scored import JUDGE, score_output
+from worker.steps.scored import score_output
 from worker.tools.arguments import BadArguments, validate_arguments
-from worker.tools.planning import plan_runs
+from worker.tools.planning import PlanError, plan_runs
 from worker.tools.schemas import TOOLS, ToolKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from worker.bundle.benchmark import Sample
     from worker.core.commands import CallTool
     from worker.core.events import Event
     from worker.core.teaching import TeacherReply
@@ -86,14 +87,14 @@ def _read(step: Step, command: CallTool, arguments: Arguments) -> CallAnswered:
 
 
 def _expand(step: Step, command: CallTool, arguments: Arguments) -> Event:
-    planned = plan_runs(step.workspace.task_ids, command.call.tool, arguments)
-    if isinstance(planned, BadArguments):
+    planned = plan_runs(step.workspace.task_ids, arguments)
+    if isinstance(planned, PlanError):
         return _refused(step, command, [planned.message])
     first = _attempts_so_far(step, command)
     runs = tuple(
-        RunSpec(task_id=task_id, attempt=first.get(task_id, 0) + attempt)
-        for task_id, attempts in planned
-        for attempt in range(attempts)
+        RunSpec(task_id=task.task_id, attempt=first.get(task.task_id, 0) + attempt)
+        for task in planned
+        for attempt in range(task.attempts)
     )
     return CallExpanded(turn=command.turn, index=command.index, runs=runs)
 
@@ -111,9 +112,9 @@ def _attempts_so_far(step: Step, command: CallTool) -> dict[str, int]:
 def _run_self(step: Step, command: CallTool, arguments: Arguments) -> Event:
     sample = step.workspace.sample(arguments["task_id"])
     if sample is None:
-        planned = plan_runs(step.workspace.task_ids, "run_student_on_task", arguments)
-        problems = [planned.message] if isinstance(planned, BadArguments) else ["unknown task"]
-        return _refused(step, command, problems)
+        planned = plan_runs(step.workspace.task_ids, arguments)
+        assert isinstance(planned, PlanError), "only an unknown task has no sample"
+        return _refused(step, command, [planned.message])
     request = TeacherRequest(
         model=step.session.spec.teacher_model,
         max_tokens=arguments.get("max_tokens", 2_048),
@@ -159,29 +160,39 @@ def _compare(step: Step, command: CallTool, arguments: Arguments) -> CallAnswere
     """Score two outputs of one task: with its own scorer where it has one, else by the judge."""
     task = str(arguments["task"])
     sample = step.workspace.sample_of(task)
+    outputs = (str(arguments["student_output"]), str(arguments["teacher_output"]))
     judge = PaidJudge(step)
-    scores: dict[str, float | None] = {}
-    reasons: list[str] = []
-    for side in ("student", "teacher"):
-        output = str(arguments[f"{side}_output"])
-        if sample is not None and sample.scorer is not None:
-            outcome = RunOutcome.ANSWERED if output.strip() else RunOutcome.EMPTY
-            scored = score_output(sample, outcome, output)
-            scores[side], why = scored.score, scored.why
-        else:
-            reference = sample.reference_answer if sample else ""
-            verdict = judge.score(sample.query if sample else task, output, reference)
-            scores[side], why = verdict.score, verdict.reasoning
-        reasons.append(f"{side}: {why}" if why else side)
+    scored = _scores_by_rule(sample, outputs) if sample is not None else None
+    if scored is None:
+        compared = judge.compare(
+            task=sample.query if sample else task,
+            student_output=outputs[0],
+            teacher_output=outputs[1],
+            reference=sample.reference_answer if sample else "",
+        )
+        scored = (compared.student_score, compared.teacher_score, compared.reasoning)
     result = {
         "task_id": sample.task_id if sample else None,
-        "student_score": scores["student"],
-        "teacher_score": scores["teacher"],
-        "judge_reasoning": "; ".join(reasons)[:4_000],
-        "scorer": sample.scorer.name if sample and sample.scorer else JUDGE,
+        "student_score": scored[0],
+        "teacher_score": scored[1],
+        "judge_reasoning": scored[2][:4_000],
     }
     text = json.dumps(result, ensure_ascii=False)
     return _answered(step, command, text, cost_nusd=judge.cost_nusd)
+
+
+def _scores_by_rule(
+    sample: Sample, outputs: tuple[str, str]
+) -> tuple[float | None, float | None, str] | None:
+    """Return both scores and the reasons, None for a task that only a judge can score."""
+    student, teacher = (
+        score_output(sample, RunOutcome.ANSWERED if output.strip() else RunOutcome.EMPTY, output)
+        for output in outputs
+    )
+    if student.needs_judge or teacher.needs_judge:
+        return None
+    why = f"by the scorer {student.scorer!r}. student: {student.why}; teacher: {teacher.why}"
+    return student.score, teacher.score, why
 
 
 def _submit(step: Step, command: CallTool, arguments: Arguments) -> CallAnswered:

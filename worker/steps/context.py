@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from worker.bundle.benchmark import Sample
+    from worker.core.judging import Comparison
     from worker.core.machine import Session
     from worker.core.teaching import TeacherReply, TeacherRequest
     from worker.core.values import CallKind, Payload
@@ -29,7 +30,10 @@ __all__ = ["JudgePort", "Ports", "Step", "closing_hold_id"]
 
 
 class JudgePort(Protocol):
-    """Scores one output; `call` makes a paid request where the judge is a model."""
+    """Scores outputs; `call` makes a paid request where the judge is a model.
+
+    No reasoning that it returns holds the reference answer.
+    """
 
     def score(
         self, request: JudgeRequest, *, model: str, call: Callable[[TeacherRequest], TeacherReply]
@@ -40,6 +44,19 @@ class JudgePort(Protocol):
             TeacherFault, BudgetDenied: As the paid call met them.
             DiagnosisError: The judge's words could not be read.
         """
+        ...
+
+    def compare(
+        self,
+        *,
+        task: str,
+        student_output: str,
+        teacher_output: str,
+        reference: str,
+        model: str,
+        call: Callable[[TeacherRequest], TeacherReply],
+    ) -> Comparison:
+        """Return the scores of two outputs of one task; raises as `score` does."""
         ...
 
 

@@ -5,16 +5,15 @@ Rule: the judge sees the reference answer; nobody who reads its reasons does.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from worker.core.bounds import json_bytes, prompt_bound_tokens
 from worker.core.events import RunJudged
-from worker.core.judging import mask_reference
 from worker.core.teaching import JudgeRequest
 
 if TYPE_CHECKING:
     from worker.core.commands import JudgeRun
+    from worker.core.judging import Comparison
     from worker.core.machine import Run
     from worker.core.teaching import TeacherReply, TeacherRequest, Verdict
     from worker.steps.context import Step
@@ -37,12 +36,28 @@ class PaidJudge:
         Raises:
             TeacherFault, BudgetDenied: As the paid call met them.
         """
-        verdict = self._step.ports.judge.score(
+        return self._step.ports.judge.score(
             JudgeRequest(task=task, output=output, reference=reference),
             model=self._step.session.spec.judge_model,
             call=self._pay,
         )
-        return replace(verdict, reasoning=mask_reference(verdict.reasoning, reference))
+
+    def compare(
+        self, *, task: str, student_output: str, teacher_output: str, reference: str
+    ) -> Comparison:
+        """Return the scores of two outputs; the reference does not stand in the reasoning.
+
+        Raises:
+            TeacherFault, BudgetDenied: As the paid call met them.
+        """
+        return self._step.ports.judge.compare(
+            task=task,
+            student_output=student_output,
+            teacher_output=teacher_output,
+            reference=reference,
+            model=self._step.session.spec.judge_model,
+            call=self._pay,
+        )
 
     def _pay(self, request: TeacherRequest) -> TeacherReply:
         self._calls += 1

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker.core.scoring import score
+from worker.core.scoring import read_scorer, score
 from worker.core.values import RunOutcome
 
 if TYPE_CHECKING:
-    from worker.bundle.model import Sample
+    from worker.bundle.benchmark import Sample
 
 __all__ = ["JUDGE", "Scored", "score_output"]
 
@@ -32,11 +32,16 @@ class Scored:
 
 
 def score_output(sample: Sample, outcome: RunOutcome, content: str | None) -> Scored:
-    """Return the score of an output: of an answer, whole or cut, or of an empty one."""
-    scorer = sample.scorer.name if sample.scorer else JUDGE
+    """Return the score of an output: of an answer, whole or cut, or of an empty one.
+
+    Raises:
+        BadInput: The sample's scorer cannot be used; the message names it.
+    """
+    scorer = read_scorer(sample.metadata)
+    name = scorer.name if scorer else JUDGE
     if content is None or outcome is RunOutcome.EMPTY:
-        return Scored(score=0.0, passed=False, scorer=scorer, why="the answer is empty")
-    if sample.scorer is None:
+        return Scored(score=0.0, passed=False, scorer=name, why="the answer is empty")
+    if scorer is None:
         return Scored(score=None, passed=None, scorer=JUDGE, why="", needs_judge=True)
-    scored = score(sample.scorer.name, sample.scorer.options, content, sample.reference_answer)
-    return Scored(score=scored.value, passed=scored.passed, scorer=scorer, why=scored.why)
+    scored = score(scorer.name, scorer.options, content, sample.reference_answer)
+    return Scored(score=scored.value, passed=scored.passed, scorer=name, why=scored.why)
