@@ -12,23 +12,15 @@ import pytest
 from worker.artifacts.memory import MemoryArtifacts
 from worker.artifacts.s3 import S3Artifacts
 from worker.artifacts.upload import Upload, upload_all
-from worker.embedded.seaweed import SeaweedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.services import Bucket
     from worker.ports import Artifacts
 
 TEXT = "text/plain; charset=utf-8"
-
-
-@pytest.fixture(scope="module")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
-    server = SeaweedServer(tmp_path_factory.mktemp("seaweed"))
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -64,15 +56,13 @@ def store(request: pytest.FixtureRequest) -> Iterator[Artifacts]:
         case "moto":
             yield request.getfixturevalue("moto")
         case _:
-            server: SeaweedServer = request.getfixturevalue("seaweed")
+            bucket: Bucket = request.getfixturevalue("bucket")
             real = S3Artifacts(
-                server.bucket,
-                endpoint_url=server.endpoint_url,
-                access_key=server.access_key,
-                secret_key=server.secret_key,
+                bucket.name,
+                endpoint_url=bucket.endpoint_url,
+                access_key=bucket.access_key,
+                secret_key=bucket.secret_key,
             )
-            for key in real.list(""):
-                real.delete(key)
             yield real
             real.close()
 

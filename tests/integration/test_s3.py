@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import socket
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -17,13 +17,13 @@ import pytest
 
 from worker.artifacts.s3 import S3Artifacts
 from worker.embedded.process import free_ports
-from worker.embedded.seaweed import SeaweedServer
 from worker.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
+    from tests.services import Bucket
     from worker.ports import Artifacts
 
 pytestmark = [pytest.mark.integration, pytest.mark.enable_socket]
@@ -41,46 +41,45 @@ OPERATIONS: dict[str, Callable[[Artifacts], object]] = {
 }
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(endpoint_url: str, **settings: object) -> Generator[S3Artifacts]:
     chosen: dict[str, object] = {"access_key": "key", "secret_key": "secret", "attempts": 2}
-    store = S3Artifacts("diagnosis", endpoint_url=endpoint_url, **(chosen | settings))  # type: ignore[arg-type]
+    chosen |= {"bucket": "diagnosis", **settings}
+    store = S3Artifacts(endpoint_url=endpoint_url, **chosen)  # type: ignore[arg-type]
     try:
         yield store
     finally:
         store.close()
 
 
+def in_bucket(bucket: Bucket) -> contextlib.AbstractContextManager[S3Artifacts]:
+    return opened(
+        bucket.endpoint_url,
+        bucket=bucket.name,
+        access_key=bucket.access_key,
+        secret_key=bucket.secret_key,
+    )
+
+
 # --------------------------------------------------------------------------------- a real store
 
 
-@pytest.fixture(scope="module")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
-    server = SeaweedServer(tmp_path_factory.mktemp("seaweed"))
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_wrong_secret_is_a_wrong_setting(seaweed: SeaweedServer, operation: str) -> None:
+def test_a_wrong_secret_is_a_wrong_setting(bucket: Bucket, operation: str) -> None:
     with (
-        opened(seaweed.endpoint_url, access_key=seaweed.access_key, secret_key="no") as store,
+        opened(bucket.endpoint_url, access_key=bucket.access_key, secret_key="no") as store,
         pytest.raises(Misconfigured, match="correct the settings") as caught,
     ):
         OPERATIONS[operation](store)
 
     assert caught.value.facts["status"] == 403
-    assert seaweed.secret_key not in str(caught.value)
+    assert bucket.secret_key not in str(caught.value)
 
 
-def test_bytes_that_are_not_what_was_meant_are_refused(
-    seaweed: SeaweedServer, tmp_path: Path
-) -> None:
-    keys = {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key}
+def test_bytes_that_are_not_what_was_meant_are_refused(bucket: Bucket, tmp_path: Path) -> None:
     path = tmp_path / "bundle"
     path.write_bytes(b"what was meant")
-    with opened(seaweed.endpoint_url, **keys) as store:
+    with in_bucket(bucket) as store:
         spoil = _spoiler(path, b"something else")
         store._s3.meta.events.register("before-parameter-build.s3.PutObject", spoil)
 
@@ -99,12 +98,11 @@ def _spoiler(path: Path, body: bytes) -> Callable[..., None]:
     return spoil
 
 
-def test_the_store_keeps_the_checksum_and_the_content_type(seaweed: SeaweedServer) -> None:
-    keys = {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key}
-    with opened(seaweed.endpoint_url, **keys) as store:
+def test_the_store_keeps_the_checksum_and_the_content_type(bucket: Bucket) -> None:
+    with in_bucket(bucket) as store:
         store.put("k.md", b"body", content_type="text/markdown; charset=utf-8")
 
-        head = store._s3.head_object(Bucket="diagnosis", Key="k.md", ChecksumMode="ENABLED")
+        head = store._s3.head_object(Bucket=bucket.name, Key="k.md", ChecksumMode="ENABLED")
 
     expected = base64.b64encode(hashlib.sha256(b"body").digest()).decode()
     assert head.get("ChecksumSHA256") == expected
@@ -125,7 +123,7 @@ class Script:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
-@contextmanager
+@contextlib.contextmanager
 def scripted(*answers: tuple[int, str]) -> Generator[tuple[str, Script]]:
     script = Script(list(answers))
 
@@ -286,7 +284,7 @@ def test_a_body_that_was_damaged_is_not_believed() -> None:
         store.get("k")
 
 
-@contextmanager
+@contextlib.contextmanager
 def cut_short(answer: bytes) -> Generator[str]:
     """A server that gives each connection these bytes and hangs up."""
     listener = socket.create_server(("127.0.0.1", 0))

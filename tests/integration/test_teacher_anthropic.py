@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from worker.core.teaching import TeacherReply, TeacherRequest
+from worker.core.teaching import JudgeRequest, TeacherReply, TeacherRequest
 from worker.core.values import Usage
 from worker.embedded.process import free_ports
 from worker.embedded.teacher.server import SimulatedTeacher
 from worker.errors import Misconfigured, TeacherFault, Unavailable
+from worker.judge.llm import LlmJudge
 from worker.teacher.anthropic import AnthropicTeacher
 
 if TYPE_CHECKING:
@@ -741,3 +742,29 @@ def test_what_the_simulator_bills_is_what_the_reply_says(simulator: SimulatedTea
     ]
     assert all(reply.usage.output_tokens > 0 for reply in replies)
     assert all(reply.message_id and reply.request_id for reply in replies)
+
+
+def test_the_judge_reads_what_the_simulator_says(simulator: SimulatedTeacher) -> None:
+    judge = LlmJudge()
+    with opened(simulator.url) as teacher:
+        right, wrong = (
+            judge.score(
+                JudgeRequest(task="Capital of France?", output=output, reference="Paris"),
+                model="claude-opus-4-6",
+                call=lambda wanted: send(teacher, wanted),
+            )
+            for output in ("It is Paris.", "It is Lyon.")
+        )
+        both = judge.compare(
+            task="Capital of France?",
+            student_output="It is Lyon.",
+            teacher_output="It is Paris.",
+            reference="Paris",
+            model="claude-opus-4-6",
+            call=lambda wanted: send(teacher, wanted),
+        )
+
+    assert (right.score, right.passed) == (1.0, True)
+    assert (wrong.score, wrong.passed) == (0.0, False)
+    assert (both.student_score, both.teacher_score) == (0.0, 1.0)
+    assert "Simulated judge" in right.reasoning
