@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.artifacts.s3 import S3Artifacts
 from worker.bootstrap import build_artifacts
 from worker.bundle.pack import pack
 from worker.cli.output import console
@@ -22,6 +21,7 @@ from worker.settings import load_settings
 from worker.wire.request import parse_request
 
 if TYPE_CHECKING:
+    from worker.artifacts.s3 import S3Artifacts
     from worker.settings import Settings
 
 __all__ = ["enqueue", "upload_home"]

@@ -78,7 +78,7 @@ def _tools(tools: tuple[str, ...]) -> str:
     counts: dict[str, int] = {}
     for tool in tools:
         counts[tool] = counts.get(tool, 0) + 1
-    named = (f"{tool} × {count}" if count > 1 else tool for tool, count in counts.items())
+    named = (f"{tool} x{count}" if count > 1 else tool for tool, count in counts.items())
     return ", ".join(named) or "text"
 
 
