@@ -217,6 +217,14 @@ def test_the_reference_s_format_is_read() -> None:
             fenced([A]).replace("Counts", "Counts\\n```json\\n[]"), id="fence in a string"
         ),
         pytest.param(fenced([A]).replace("Counts", "\nCounts"), id="line break in a string"),
+        pytest.param(json.dumps([A | {"parts": [B]}]) + ".", id="clusters inside of a cluster"),
+        pytest.param(
+            "They are "
+            + json.dumps([A | {"x": "many", "parts": [B]}]).replace(
+                '"many"', "[[1,]" + ",[1,]" * 99 + "]"
+            ),
+            id="the same after many commas",
+        ),
         pytest.param(fenced(["see below", A, 7]), id="other things in the array"),
         pytest.param("[1] See [the notes](x).\n" + fenced([A]), id="brackets in prose"),
     ],
@@ -283,6 +291,7 @@ def test_a_comma_in_a_string_is_not_a_trailing_one() -> None:
     ("said", "rate"),
     [
         (0, 0.0),
+        (-0.0, 0.0),
         (0.4, 0.4),
         (1, 1.0),
         (1.0, 1.0),
@@ -311,7 +320,7 @@ def test_a_comma_in_a_string_is_not_a_trailing_one() -> None:
 def test_rates_are_read_as_what_they_are(said: object, rate: float | None) -> None:
     read = one(A | {"student_failure_rate": said})
 
-    assert read.student_failure_rate == rate
+    assert repr(read.student_failure_rate) == repr(rate)
     assert read.cluster_id == "dates"
 
 
