@@ -439,6 +439,17 @@ def test_a_stream_that_is_cut_is_billed_for_the_prompt_and_what_was_given(
     assert line.amount_nano_usd == 2 * 5000 + 32 * 25_000
 
 
+@pytest.mark.parametrize(("after_events", "tokens"), [(0, 0), (1, 1), (4, 16)])
+def test_a_client_that_gives_up_on_a_stalled_stream_pays_for_what_it_got(
+    teacher: SimulatedTeacher, after_events: int, tokens: int
+) -> None:
+    stall = {"fault": "stall", "after_events": after_events, "ms": 60_000}
+    fault_case(teacher, stall, stream=True, read_s=0.2)
+
+    line = settled(teacher)
+    assert (line.outcome, line.usage.output_tokens) == (Outcome.DISCONNECTED, tokens)
+
+
 def test_an_error_inside_a_stream_is_told_as_an_event(teacher: SimulatedTeacher) -> None:
     told = fault_case(teacher, {"fault": "stream_error", "after_events": 4}, stream=True)
 

@@ -78,6 +78,15 @@ def test_an_answer_never_exceeds_max_tokens(reply: Reply, max_tokens: int) -> No
         assert answer.blocks == reply.blocks
 
 
+@pytest.mark.parametrize(("max_tokens", "said"), [(10, 30), (9, 27), (1, 3)])
+def test_a_text_is_cut_at_exactly_max_tokens(max_tokens: int, said: int) -> None:
+    answer = answer_of(Reply((Text(text="x" * 30),)), max_tokens=max_tokens)
+
+    assert answer.blocks == (Text(text="x" * said),)
+    assert answer.output_tokens == max_tokens
+    assert answer.stop_reason == ("end_turn" if said == 30 else "max_tokens")
+
+
 @given(REPLIES, st.integers(1, 300))
 def test_the_events_tell_what_the_body_says(reply: Reply, max_tokens: int) -> None:
     answer = answer_of(reply, max_tokens=max_tokens)
@@ -86,16 +95,14 @@ def test_the_events_tell_what_the_body_says(reply: Reply, max_tokens: int) -> No
     body = body_of(answer, ENVELOPE)
 
     assert len(content) == len(body["content"])
-    for streamed, block in zip(content, body["content"], strict=True):
+    for streamed, block, said in zip(content, body["content"], answer.blocks, strict=True):
         partial = streamed.pop("partial")
-        if streamed["type"] == "tool_use" and not _is_cut(answer, block):
+        if isinstance(said, CutToolUse):
+            assert partial == said.partial_json
+        elif isinstance(said, ToolUse):
             streamed["input"] = json.loads(partial or "{}")
         assert streamed == block
     assert usage["output_tokens"] == body["usage"]["output_tokens"] == answer.output_tokens
-
-
-def _is_cut(answer: Answer, block: dict[str, Any]) -> bool:
-    return any(isinstance(one, CutToolUse) and one.id == block["id"] for one in answer.blocks)
 
 
 @given(REPLIES)

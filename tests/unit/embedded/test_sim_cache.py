@@ -118,6 +118,14 @@ def test_a_write_happens_only_at_a_breakpoint() -> None:
     assert shown(ask(cache, prompt(600, 800, at={1: "5m"}))) == (0, 1400, 0, 0)
 
 
+def test_a_breakpoint_inside_of_what_is_read_writes_nothing_for_free() -> None:
+    cache = PromptCache()
+    ask(cache, prompt(600, 700, at={1: "1h"}))
+
+    assert shown(ask(cache, prompt(600, 700, at={0: "1h", 1: "1h"}))) == (1300, 0, 0, 0)
+    assert look(cache, prompt(600, 7, at={0: "1h"})).read_tokens == 0
+
+
 def test_a_prefix_below_the_minimum_is_silently_not_cached() -> None:
     cache = PromptCache()
     short, long = prompt(511, at={0: "5m"}), prompt(512, at={0: "5m"})

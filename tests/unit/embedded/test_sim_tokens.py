@@ -86,6 +86,15 @@ def test_a_string_and_its_block_are_the_same_prompt() -> None:
     assert prompt_of(request(block)) == prompt_of(request({"role": "user", "content": "hello"}))
 
 
+def test_another_speaker_of_the_same_words_is_another_prompt() -> None:
+    alone = request(message("user", "a", "b", "c"))
+    together = request("a", message("assistant", "b"), "c")
+
+    same, other, _ = zip(prompt_of(alone).blocks, prompt_of(together).blocks, strict=True)
+    assert same[0] == same[1]
+    assert other[0] != other[1]
+
+
 def test_another_order_of_a_calls_arguments_is_another_prompt() -> None:
     def asked(arguments: dict[str, Any]) -> str:
         call = {"type": "tool_use", "id": "c", "name": "look", "input": arguments}
