@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryJournal"]
 
+_FENCED = Committed(status="fenced")
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -57,6 +59,8 @@ class _Session:
     created_ms: int
     labels: dict[str, str]
     fence: int = 0
+    #: How often the sweep said that the session must be driven, since it last was.
+    tells: int = 0
     ended_ms: int | None = None
     journal: list[Record] = field(default_factory=list[Record])
     #: key -> token of the commit
@@ -141,7 +145,11 @@ class MemoryJournal:
         session = self._sessions.get(session_id)
         row = session.rows.get(step_id) if session else None
         if session is None or row is None or session.ended_ms is not None:
-            self._due.pop((session_id, step_id), None)
+            return Claim(status=Claimed.GONE)
+        if step_id in session.index:
+            # Its key came from elsewhere: nobody else would notice that the step is over.
+            self._forget(session_id, session, step_id)
+            self._drive_if_idle(session_id, session)
             return Claim(status=Claimed.GONE)
         if not (row.leased and row.token == token):
             refusal = self._refusal(session_id, session, step_id, row)
@@ -205,24 +213,34 @@ class MemoryJournal:
         """Put events into the journal, end the step, make its followers due."""
         lease = commit.lease
         session = self._sessions.get(lease.session_id)
-        if session is None or (session.ended_ms is not None and not commit.ends):
+        if session is None:
             return Committed(status="gone")
         token = session.index.get(lease.step_id)
         if token is not None:
-            if token != lease.token:
-                return Committed(status="fenced")
-            return Committed(
-                status="ok", length=len(session.journal), announced=tuple(commit.follow)
-            )
+            return self._again(session, commit) if token == lease.token else _FENCED
+        if session.ended_ms is not None:
+            return Committed(status="gone")
         row = session.holds(lease)
         if row is None:
-            return Committed(status="fenced")
+            return _FENCED
         now_ms = self._clock.now_ms()
         for key, body in commit.events:
             record = Record(key=key, body=body, at_ms=now_ms, owner=row.owner, attempt=row.attempt)
             session.put(record, lease.token)
         self._forget(lease.session_id, session, lease.step_id)
         return self._followed(session, commit, now_ms)
+
+    def _again(self, session: _Session, commit: Commit) -> Committed:
+        """Answer a commit that is said twice: its first reply was lost."""
+        rows = session.rows
+        told = (step for step in commit.follow if step.step_id in rows)
+        idle = session.ended_ms is None and self._drive_if_idle(commit.lease.session_id, session)
+        return Committed(
+            status="ok",
+            length=len(session.journal),
+            announced=tuple(step for step in told if not rows[step.step_id].leased),
+            must_drive=idle,
+        )
 
     def _followed(self, session: _Session, commit: Commit, now_ms: int) -> Committed:
         session_id = commit.lease.session_id
@@ -295,7 +313,12 @@ class MemoryJournal:
             return Committed(status="moved", length=length, must_drive=True)
         self._take_back(session_id, session, {step.step_id for step in follow})
         announced = self._announce(session_id, session, follow)
-        self._due.pop((session_id, DRIVE), None)
+        if session.open_steps:
+            self._due.pop((session_id, DRIVE), None)
+            session.tells = 0
+        else:
+            # Only a worker of another version wants nothing of an open session: it stays in sight.
+            self._due.setdefault((session_id, DRIVE), self._clock.now_ms() + self._grace_ms)
         return Committed(status="ok", length=length, announced=announced)
 
     def _take_back(self, session_id: str, session: _Session, keep: set[str]) -> None:
@@ -317,15 +340,14 @@ class MemoryJournal:
 
     def _tell(self, name: tuple[str, str], now_ms: int) -> Announcement | None:
         session_id, step_id = name
-        row = self._sessions[session_id].rows.get(step_id)
+        session = self._sessions[session_id]
+        row = session.rows.get(step_id)
         if row is None and step_id != DRIVE:
             del self._due[name]
             return None
-        tells = 0
-        if row is not None:
-            row.tells += 1
-            tells = row.tells
-        again_ms = min(self._grace_ms * 2 ** min(tells, 10), policy.LONGEST_GRACE_MS)
+        counts = row or session
+        counts.tells += 1
+        again_ms = min(self._grace_ms * 2 ** min(counts.tells, 10), policy.LONGEST_GRACE_MS)
         self._due[name] = now_ms + again_ms
         queue = row.queue if row else "control"
         return Announcement(session_id=session_id, step_id=step_id, queue=queue)

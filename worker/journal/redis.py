@@ -45,6 +45,9 @@ _OPERATIONS = (
 #: Fields of a row that `steps` shows.
 _ROW = ("queue", "state", "owner", "attempt", "deaths", "retries", "last_error")
 
+#: Fields of a session that `labels` shows beside those it was given.
+_STATUS = ("status", "created_ms", "ended_ms")
+
 
 class RedisJournal:
     """`ports.Journal` on a Redis or Valkey server with AOF and `noeviction`."""
@@ -95,15 +98,12 @@ class RedisJournal:
     def load(self, session_id: str, since: int = 0) -> Slice:
         """Return the records from position `since` on."""
         with translated("reading a journal"):
-            lines: Any = self._client.lrange(f"{self._prefix}j:{session_id}", since, -1)
-        records = tuple(_record(line) for line in lines)
-        length = since + len(records) if records else self._length(session_id)
-        return Slice(length=length, records=records)
-
-    def _length(self, session_id: str) -> int:
-        with translated("reading a journal"):
-            length: Any = self._client.llen(f"{self._prefix}j:{session_id}")
-        return int(length)
+            # In one transaction: what is appended between the two would be counted and not read.
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.lrange(f"{self._prefix}j:{session_id}", since, -1)
+            pipeline.llen(f"{self._prefix}j:{session_id}")
+            lines, length = pipeline.execute()
+        return Slice(length=length, records=tuple(_record(line) for line in lines))
 
     def claim(self, session_id: str, step_id: str, *, owner: str, token: str, since: int) -> Claim:
         """Take the lease on a due step and return the records from `since` on."""
@@ -203,9 +203,12 @@ class RedisJournal:
         """Return what `create` was given, with `status`, `created_ms` and, at last, `ended_ms`."""
         with translated("reading a session"):
             stored: Any = self._client.hgetall(f"{self._prefix}s:{session_id}")
-        return {
-            name.removeprefix("label:"): value for name, value in stored.items() if name != "fence"
+        given = {
+            name.removeprefix("label:"): value
+            for name, value in stored.items()
+            if name.startswith("label:")
         }
+        return {**given, **{name: stored[name] for name in _STATUS if name in stored}}
 
     def sessions(self, *, limit: int = 100) -> tuple[str, ...]:
         """Return session ids, the newest first."""
@@ -250,7 +253,11 @@ def _record(line: str) -> Record:
     head, _, body = line.partition("\n")
     at_ms, attempt, owner, key = head.split(" ", 3)
     return Record(
-        key=key, body=body, at_ms=int(at_ms), owner=owner.strip("-"), attempt=int(attempt)
+        key=key,
+        body=body,
+        at_ms=int(at_ms),
+        owner="" if owner == "-" else owner,
+        attempt=int(attempt),
     )
 
 

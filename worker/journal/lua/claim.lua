@@ -5,8 +5,11 @@ local sid, step, owner, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local row = row_key(sid, step)
 local h = redis.call('HMGET', row, 'state', 'fence', 'token', 'lease_until', 'not_before', 'attempt',
   'deaths', 'retries')
-if not h[1] or not is_open(sid) or done(sid, step) then
+if not h[1] or not is_open(sid) then return {'gone'} end
+if done(sid, step) then
+  -- Its key came from elsewhere: nobody else would notice that the step is over.
   forget(sid, step)
+  drive_if_idle(sid)
   return {'gone'}
 end
 local fence, attempt, deaths = h[2], tonumber(h[6]), tonumber(h[7])

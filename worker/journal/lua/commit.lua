@@ -1,18 +1,24 @@
 -- commit(sid, step, fence, token, ends, expected_length, grace_ms, n_events, events: key body ...,
 --        follow: step queue ...) -> {'ok', length, must_drive, {step queue ...}} | {'fenced'} | {'gone'}
 -- The events and the steps that follow from them enter in one step, or not at all. Said twice with
--- the same token (the reply was lost), it answers as the first time.
+-- the same token (the reply was lost), it answers ok, and tells what is still to be told.
 local sid, step, fence, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local grace, n_events = tonumber(ARGV[7]), tonumber(ARGV[8])
 local follow = 9 + 2 * n_events
-if not is_open(sid) and ARGV[5] == '0' then return {'gone'} end
 local entry = redis.call('HGET', index_key(sid), step)
 if entry then
-  if not string.find(entry, ' ' .. token, 1, true) then return {'fenced'} end
+  if string.match(entry, '^%d+ (.*)$') ~= token then return {'fenced'} end
   local again = {}
-  for i = follow, #ARGV do again[#again + 1] = ARGV[i] end
-  return {'ok', redis.call('LLEN', journal_key(sid)), 0, again}
+  for i = follow, #ARGV, 2 do
+    if redis.call('HGET', row_key(sid, ARGV[i]), 'state') == 'ready' then
+      again[#again + 1] = ARGV[i]
+      again[#again + 1] = ARGV[i + 1]
+    end
+  end
+  local must_drive = is_open(sid) and drive_if_idle(sid) or 0
+  return {'ok', redis.call('LLEN', journal_key(sid)), must_drive, again}
 end
+if not is_open(sid) then return {'gone'} end
 if not holds(sid, step, fence) then return {'fenced'} end
 local h = redis.call('HMGET', row_key(sid, step), 'owner', 'attempt')
 for i = 9, follow - 1, 2 do put(sid, ARGV[i], ARGV[i + 1], h[1], h[2], token) end

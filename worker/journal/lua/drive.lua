@@ -24,5 +24,11 @@ for _, step in ipairs(redis.call('SMEMBERS', open_key(sid))) do
   end
 end
 local told = announce_all(sid, 4, grace)
-not_due(sid, 'drive')
+if redis.call('SCARD', open_key(sid)) > 0 then
+  not_due(sid, 'drive')
+  redis.call('HDEL', session_key(sid), 'tells')
+else
+  -- Only a worker of another version wants nothing of an open session: it stays in sight.
+  redis.call('ZADD', DUE, 'NX', int(now + grace), sid .. '/drive')
+end
 return {'ok', length, 0, told}

@@ -6,15 +6,15 @@ local grace, longest = tonumber(ARGV[2]), tonumber(ARGV[3])
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', int(now), 'LIMIT', 0, ARGV[1])) do
   local slash = string.find(name, '/', 1, true)
   local sid, step = string.sub(name, 1, slash - 1), string.sub(name, slash + 1)
-  local queue = 'control'
-  local tells = 0
+  local counts, queue = session_key(sid), 'control'
   if step ~= 'drive' then
-    queue = redis.call('HGET', row_key(sid, step), 'queue')
-    if queue then tells = redis.call('HINCRBY', row_key(sid, step), 'tells', 1) end
+    counts = row_key(sid, step)
+    queue = redis.call('HGET', counts, 'queue')
   end
   if not queue then
     redis.call('ZREM', DUE, name)
   else
+    local tells = redis.call('HINCRBY', counts, 'tells', 1)
     redis.call('ZADD', DUE, int(now + math.min(grace * 2 ^ math.min(tells, 10), longest)), name)
     told[#told + 1] = sid
     told[#told + 1] = step
