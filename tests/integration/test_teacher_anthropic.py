@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import ipaddress
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -13,6 +16,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from worker.core.teaching import JudgeRequest, TeacherReply, TeacherRequest
 from worker.core.values import Usage
@@ -24,6 +31,7 @@ from worker.teacher.anthropic import AnthropicTeacher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from pathlib import Path
 
 pytestmark = [pytest.mark.integration, pytest.mark.enable_socket]
 
@@ -80,7 +88,7 @@ def text_block(index: int, *texts: str) -> list[Json]:
     ]
 
 
-WHOLE = [START, *text_block(0, "Hel", "lo"), ends("end_turn"), STOP]
+WHOLE = [START, *text_block(0, "Good", "bye"), ends("end_turn"), STOP]
 
 # ------------------------------------------------------------------------- a server with a script
 
@@ -141,6 +149,7 @@ class Scripted:
     #: The client ended a connection while the script was waiting.
     hung_up: threading.Event = field(default_factory=threading.Event)
     url: str = ""
+    tls: ssl.SSLContext | None = None
 
     def serve(self, listener: socket.socket) -> None:
         while True:
@@ -152,6 +161,8 @@ class Scripted:
             self.talks[-1].start()
 
     def _talk(self, connection: socket.socket) -> None:
+        if self.tls is not None:
+            connection = self.tls.wrap_socket(connection, server_side=True)
         with (
             connection,
             connection.makefile("rb") as incoming,
@@ -192,9 +203,9 @@ def _read_request(incoming: Any) -> Seen | None:  # noqa: ANN401 - a socket's fi
 
 
 @contextlib.contextmanager
-def scripted(*scripts: Sequence[Step]) -> Generator[Scripted]:
+def scripted(*scripts: Sequence[Step], tls: ssl.SSLContext | None = None) -> Generator[Scripted]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Scripted(list(scripts))
+        server = Scripted(list(scripts), tls=tls)
         server.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread = threading.Thread(target=server.serve, args=(listener,))
         thread.start()
@@ -245,7 +256,7 @@ def test_a_whole_reply_comes_with_everything_that_was_said_of_it() -> None:
     assert started == [PROMPT]
     assert reply.latency_ms >= 0
     assert reply == TeacherReply(
-        content=[{"type": "text", "text": "Hello"}],
+        content=[{"type": "text", "text": "Goodbye"}],
         stop_reason="end_turn",
         usage=Usage(
             input_tokens=10,
@@ -465,7 +476,7 @@ def test_the_servers_own_word_on_when_to_come_back(
     assert fault.retry_after_ms == expected
 
 
-BEGUN = chunks(START, *text_block(0, "Hel"))
+BEGUN = chunks(START, *text_block(0, "Good"))
 OVERLOADED: Json = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
 DENIED: Json = {"type": "error", "error": {"type": "permission_error", "message": "no"}}
 
@@ -634,6 +645,43 @@ def test_what_on_start_raises_ends_the_call_and_comes_out() -> None:
             send(teacher, on_start=refuse)
 
         assert server.hung_up.wait(5)
+
+
+def test_a_slow_reply_over_tls_comes_whole_and_a_silent_one_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    reply, pause = chunks(*WHOLE), Wait(0.4)  # longer than a tick
+    slow = [CHUNKED, reply[:99], pause, reply[99:300], pause, reply[300:], LAST_CHUNK]
+    silent = [CHUNKED, BEGUN, Wait()]
+    with (
+        scripted(slow, silent, tls=self_signed(tmp_path)) as server,
+        opened(server.url.replace("http:", "https:")) as teacher,
+    ):
+        assert send(teacher).content == [{"type": "text", "text": "Goodbye"}]
+        with pytest.raises(TeacherFault, match="in time"):
+            send(teacher, request(timeout_ms=600))
+
+
+def self_signed(directory: Path) -> ssl.SSLContext:
+    """Return the context of a server, whose certificate is `cert.pem` there."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    begin = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin.replace(year=2126))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (directory / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (directory / "key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+    return context
 
 
 # ------------------------------------------------------------------------------------- many threads
