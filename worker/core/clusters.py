@@ -35,7 +35,7 @@ __all__ = [
 #: The teacher is asked for 2 to 5; more than this nobody acts upon.
 MAX_CLUSTERS = 20
 MAX_DESCRIPTION_CHARS = 4_000
-MAX_SKILL_GAP_CHARS = 2_000
+MAX_SKILL_GAP_CHARS = 4_000
 #: Sample ids of one cluster.
 MAX_SAMPLE_IDS = 1_000
 #: A longer id is no id; the longest name that `keys.py` takes has 128.
@@ -73,7 +73,8 @@ def read_submission(
     """Return the diagnosis that a `submit_diagnosis(diagnosis_md, clusters)` call gives.
 
     It is strict where a repair would change what is claimed: every sample id must be known, every
-    rate a rate. Only a percentage (85, "85%") and a list that came as JSON text are understood.
+    rate a rate. A percentage (85, "85%"), a list that came as JSON text and a cluster without an id
+    leave no doubt and are taken.
 
     Args:
         arguments: The call's arguments, parsed.
@@ -157,12 +158,12 @@ def _problems_of_clusters(items: Sequence[Any], known: _Known) -> Iterator[str]:
 
 def _problems_of_words(where: str, cluster: Mapping[str, Any], seen: set[str]) -> Iterator[str]:
     cluster_id = cluster.get("id")
-    if not isinstance(cluster_id, str) or not cluster_id.strip():
+    if cluster_id is not None and not isinstance(cluster_id, str):
         yield f"{where}.id: {_shown(cluster_id)} is not a name; give one such as 'date-arithmetic'"
-    elif cluster_id.strip() in seen:
-        yield f"{where}.id: {_shown(cluster_id)} is taken by another cluster; give each its own"
-    else:
-        seen.add(cluster_id.strip())
+    elif name := (cluster_id or "").strip():
+        if name in seen:
+            yield f"{where}.id: {_shown(name)} is taken by another cluster; give each its own"
+        seen.add(name)
     description = cluster.get("description")
     if not isinstance(description, str) or not description.strip():
         yield f"{where}.description: {_shown(description)} is empty; say what fails, and how"

@@ -404,7 +404,7 @@ def test_huge_lists_are_bounded_and_said_to_be() -> None:
     assert ending.remarks[:4] == (
         "of 25 clusters only the first 20 were read",
         "cluster 'c0': its description of 5000 characters was cut to 4000",
-        "cluster 'c0': its skill_gap of 5000 characters was cut to 2000",
+        "cluster 'c0': its skill_gap of 5000 characters was cut to 4000",
         "cluster 'c0': of its 1500 sample ids only the first 1000 were read",
     )
 
@@ -464,6 +464,18 @@ def test_clusters_that_came_as_json_text_are_understood() -> None:
     assert submit(clusters=json.dumps([A])) == submit(A)
 
 
+@pytest.mark.parametrize("name", [None, "", " "])
+def test_a_cluster_may_come_without_a_name(name: str | None) -> None:
+    ending = submit(A | {"id": name}, B | {"id": name})
+
+    assert isinstance(ending, Ending)
+    assert names(ending) == ["cluster-1", "cluster-2"]
+    assert ending.remarks == (
+        "cluster 1 is called 'cluster-1': it has no id",
+        "cluster 2 is called 'cluster-2': it has no id",
+    )
+
+
 def test_a_percentage_is_understood_and_said() -> None:
     ending = submit(A | {"student_failure_rate": 85})
 
@@ -509,8 +521,8 @@ def test_a_percentage_is_understood_and_said() -> None:
             "clusters[0].teacher_success_rate: -1 is below 0; give a number from 0 to 1, or null",
         ),
         (
-            [A | {"id": None}],
-            "clusters[0].id: None is not a name; give one such as 'date-arithmetic'",
+            [A | {"id": 7}],
+            "clusters[0].id: 7 is not a name; give one such as 'date-arithmetic'",
         ),
         (
             [A, A],
@@ -560,7 +572,7 @@ def test_a_flood_of_problems_is_bounded() -> None:
 
 
 def test_problems_of_one_submission_come_all_at_once() -> None:
-    wrong = {"id": "", "description": "", "sample_trace_ids": ["x9"], "skill_gap": 1}
+    wrong = {"id": [], "description": "", "sample_trace_ids": ["x9"], "skill_gap": 1}
 
     told = problems(wrong, text="")
 
