@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ PROMPT_BOUND_TOKENS = 2_000
 _ENOUGH_REFUSALS = 25
 #: How long a call takes, at most: wide enough for a SIGKILL to fall into it.
 _CALL_S = 0.004
+#: One call in a hundred takes longer than its deadline: it is swept, and its truth comes late.
+_STALLS = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +58,10 @@ def read_bill(path: Path) -> list[BilledCall]:
 class BillingTeacher:
     """Replies, fails and bills at random, within what was asked for."""
 
-    def __init__(self, bill: int, chance: random.Random) -> None:
+    def __init__(self, bill: int, chance: random.Random, ledger: RedisLedger) -> None:
         self._bill = bill
         self._chance = chance
+        self._ledger = ledger
         self.call: tuple[str, ...] = ()
 
     def send(
@@ -68,6 +72,7 @@ class BillingTeacher:
         stopped: Callable[[], bool],
     ) -> TeacherReply:
         """Return a reply that was billed, or fail."""
+        self._look()
         prompt = Usage(input_tokens=self._chance.randint(1, PROMPT_BOUND_TOKENS))
         usage = Usage(
             input_tokens=prompt.input_tokens,
@@ -81,7 +86,8 @@ class BillingTeacher:
             on_start(prompt)
         time.sleep(self._chance.uniform(0, _CALL_S))
         self._write(0 if 0.1 < outcome < 0.15 else cost_nusd(price_of(request.model), usage))
-        time.sleep(self._chance.uniform(0, _CALL_S))
+        stall_s = 3 * request.timeout_ms / 1000 if outcome > _STALLS else 0
+        time.sleep(self._chance.uniform(0, _CALL_S) + stall_s)
         if outcome < 0.2:
             raise TeacherFault("read time-out", billing="unknown", retry="later")
         return TeacherReply(
@@ -94,6 +100,14 @@ class BillingTeacher:
             latency_ms=1,
         )
 
+    def _look(self) -> None:
+        """Stop this process, with an exit code, where an account is above its cap."""
+        for scope in self.call[1:]:
+            with suppress(Unavailable):
+                account = self._ledger.account(scope)
+                assert account is not None
+                assert account.posted_nusd + account.held_nusd <= account.cap_nusd, account
+
     def _write(self, cost: int) -> None:
         rid, *scopes = self.call
         os.write(self._bill, f"{rid} {cost} {' '.join(scopes)}\n".encode("ascii"))
@@ -105,10 +119,11 @@ def spend(
     """Make calls from randomly chosen scopes until all of them refuse."""
     chance = random.Random(name)  # noqa: S311
     bill = os.open(bill_path, os.O_WRONLY | os.O_APPEND)
-    teacher = BillingTeacher(bill, chance)
     refusals = number = 0
     with connect(url) as client:
-        paid = PaidTeacher(teacher, RedisLedger(client), margin_ms=timeout_ms)
+        ledger = RedisLedger(client)
+        teacher = BillingTeacher(bill, chance, ledger)
+        paid = PaidTeacher(teacher, ledger, margin_ms=timeout_ms)
         while refusals < _ENOUGH_REFUSALS:
             number += 1
             teacher.call = (f"{name}.{number}", *chance.choice(scopes))
