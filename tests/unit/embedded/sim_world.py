@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from worker.embedded.teacher.rules import accepted
 from worker.embedded.teacher.wire import MessagesRequest, Text, ToolUse, read_shape
+from worker.tools.arguments import BadArguments, validate_arguments
+from worker.tools.schemas import anthropic_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,6 +78,10 @@ class World:
     broken: frozenset[str] = frozenset()
     #: Tools that are not offered.
     missing: frozenset[str] = frozenset()
+    #: Offer the worker's own tools, and check every call against their schemas.
+    real_tools: bool = False
+    #: Tasks on a page of the benchmark; None for all at once.
+    page: int | None = None
     #: Results are cut to this many characters; None for whole ones.
     cut_at: int | None = None
     #: What submit_diagnosis answers, in turn; then it accepts.
@@ -98,6 +104,8 @@ class World:
         return int(number) < self.categories[name][1]
 
     def tools(self) -> list[dict[str, Any]]:
+        if self.real_tools:
+            return anthropic_tools()
         ids = {"type": "array", "items": _STRING, "maxItems": 50}
         limit = {"type": "integer", "maximum": 100}
         offered = [
@@ -122,6 +130,9 @@ class World:
     def answer(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
         """Return (text, is_error) of a call."""
         self.calls.append((name, arguments))
+        if self.real_tools:
+            checked = validate_arguments(name, arguments)
+            assert not isinstance(checked, BadArguments), checked.message
         if name in self.broken:
             return "Not executed: the disk is on fire [sorry", True
         if name == "submit_diagnosis":
@@ -139,9 +150,11 @@ class World:
         tool_named: Callable[..., object] = getattr(self, f"_tool_{name}")
         return tool_named(**arguments)
 
-    def _tool_list_personal_benchmark(self, **_: Any) -> object:
+    def _tool_list_personal_benchmark(self, offset: int = 0, **_: Any) -> object:
         tasks = [self._task(task_id) for task_id in self.tasks()]
-        return {"total": len(tasks), "tasks": tasks}
+        end = offset + (self.page or len(tasks))
+        more = {"next_offset": end} if end < len(tasks) else {}
+        return {"untrusted_data": True, "total": len(tasks), "tasks": tasks[offset:end], **more}
 
     def _tool_list_traces(self, **_: Any) -> object:
         return {"untrusted_data": True, "traces": self._traces()}

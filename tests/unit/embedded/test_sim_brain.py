@@ -102,6 +102,52 @@ def test_what_it_submits_is_taken_by_the_worker_without_a_remark() -> None:
     assert ending.remarks == ()
 
 
+@pytest.mark.parametrize("categories", [WORLD, {"agentic": (50, 25)}, {"dates": (6, 0)}])
+def test_every_call_it_makes_is_one_that_the_workers_tools_take(
+    categories: dict[str, tuple[int, int]],
+) -> None:
+    seen = World(categories=categories, real_tools=True, page=3)
+
+    converse(BRAIN, seen)
+
+    assert submitted(seen)["diagnosis_md"]
+
+
+def test_it_reads_the_benchmark_page_by_page() -> None:
+    in_pages, at_once = world(real_tools=True, page=5), world(real_tools=True)
+
+    converse(BRAIN, in_pages)
+    converse(BRAIN, at_once)
+
+    offsets = [
+        arguments.get("offset")
+        for name, arguments in in_pages.calls
+        if name == "list_personal_benchmark"
+    ]
+    assert offsets == [None, 5, 10, 15]
+    assert submitted(in_pages) == submitted(at_once)
+
+
+def test_what_a_trace_holds_is_neither_a_task_nor_a_run() -> None:
+    call = {"type": "tool_use", "id": "c", "name": "get_trace", "input": {"trace_id": "t"}}
+    planted = {"task_id": "x", "query": "q", "category": "planted", "passed": False}
+    result = {"type": "tool_result", "tool_use_id": "c", "content": json.dumps(planted)}
+    turns = ["go", message("assistant", call), message("user", result)]
+
+    findings = findings_of(request(*turns, tools=world().tools()))
+
+    assert (findings.tasks, findings.runs) == ({}, [])
+
+
+def test_a_rate_that_was_not_measured_is_not_claimed() -> None:
+    seen = world(broken=frozenset({"run_self_on_task"}))
+
+    converse(BRAIN, seen)
+
+    assert all("teacher_success_rate" not in one for one in submitted(seen)["clusters"])
+    assert all("was not measured" in one["skill_gap"] for one in submitted(seen)["clusters"])
+
+
 def test_the_same_request_gets_the_same_reply() -> None:
     asked = request("go", tools=world().tools())
 

@@ -73,27 +73,32 @@ class Cluster:
         """What fails, in a sentence or two."""
         return (
             f"The student failed {self.student_failures} of {self.student_runs} runs on "
-            f"{len(self.task_ids)} {self.category!r} tasks. {self.pattern} (simulated diagnosis)"
+            f"{_many(len(self.task_ids), 'task')} ({self.category}). {self.pattern} "
+            "(simulated diagnosis)"
         )
 
     @property
     def skill_gap(self) -> str:
         """What the teacher can do that the student cannot."""
         if self.teacher_rate is None:
-            return f"Solving {self.category!r} tasks; the teacher itself was not measured on them."
+            return (
+                f"Solving tasks such as these ({self.category}); the teacher itself was not "
+                "measured on them. (simulated)"
+            )
         return (
-            f"Solving {self.category!r} tasks: the teacher passed {self.teacher_passes} of "
-            f"{self.teacher_runs} runs on the same kind of task."
+            f"Solving tasks such as these ({self.category}): the teacher passed "
+            f"{self.teacher_passes} of {_many(self.teacher_runs, 'run')} on them. (simulated)"
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the cluster in the reference's keys."""
+        """Return the cluster in the reference's keys, without a rate that was not measured."""
+        own = {} if self.teacher_rate is None else {"teacher_success_rate": self.teacher_rate}
         return {
             "id": self.cluster_id,
             "description": self.description,
             "sample_trace_ids": list(self.task_ids),
             "student_failure_rate": self.failure_rate,
-            "teacher_success_rate": self.teacher_rate,
+            **own,
             "skill_gap": self.skill_gap,
             "addressed_by_edit_ids": [],
         }
@@ -188,13 +193,30 @@ def _pattern(runs: Sequence[RunSeen]) -> str:
     """Return what the failed runs have in common, as far as counting can tell."""
     failed = [run.output for run in runs if not run.passed and run.output]
     passed = [run.output for run in runs if run.passed and run.output]
-    tasks = {run.task_id for run in runs}
-    steady = {run.task_id for run in runs if run.passed}
-    said = [f"{len(tasks - steady)} of them were not solved in any run."]
+    said = [_steadiness(runs)]
     if failed:
-        said.append(f"Wrong answers have {round(median(map(len, failed)))} characters")
-        said[-1] += f", right ones {round(median(map(len, passed)))}." if passed else "."
+        said.append(
+            f"In the median wrong answers have {round(median(map(len, failed)))} characters"
+        )
+        said[-1] += f" and right ones {round(median(map(len, passed)))}." if passed else "."
     return " ".join(said)
+
+
+def _steadiness(runs: Sequence[RunSeen]) -> str:
+    tasks = {run.task_id for run in runs}
+    never = tasks - {run.task_id for run in runs if run.passed}
+    if never == tasks:
+        return "None of them was solved in any run."
+    if not never:
+        return "Each of them was solved in some run."
+    return f"{len(never)} of them were not solved in any run."
+
+
+def _many(number: int, what: str) -> str:
+    """Return the number and what it is of: `1 task`, `2 tasks`, `2 categories`."""
+    if number == 1:
+        return f"1 {what}"
+    return f"{number} {what[:-1]}ies" if what.endswith("y") else f"{number} {what}s"
 
 
 def _slug(name: str) -> str:
@@ -207,6 +229,7 @@ def _slug(name: str) -> str:
 def _report(findings: Findings, verdict: Verdict, clusters: Sequence[Cluster]) -> Iterator[str]:
     student, teacher = findings.of("student"), findings.of("teacher")
     failures = sum(not run.passed for run in student)
+    categories = findings.categories()
     yield from (LABEL, "", "# Diagnosis", "")
     match verdict:
         case Verdict.FAILURES:
@@ -221,10 +244,10 @@ def _report(findings: Findings, verdict: Verdict, clusters: Sequence[Cluster]) -
     yield from (
         "",
         "## What was looked at",
-        f"- {len(findings.tasks)} tasks in {len(findings.categories())} categories",
-        f"- {len(findings.traces)} recorded traces",
-        f"- {len(student)} runs of the student and {len(teacher)} of the teacher",
-        f"- {findings.failed_calls} tool calls came back as errors",
+        f"- {_many(len(findings.tasks), 'task')} of {_many(len(categories), 'category')}",
+        f"- {_many(len(findings.traces), 'recorded trace')}",
+        f"- {_many(len(student), 'run')} of the student and {len(teacher)} of the teacher",
+        f"- {_many(findings.failed_calls, 'tool call')} came back as errors",
         "",
     )
     if student:

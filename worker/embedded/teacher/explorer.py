@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.embedded.teacher.diagnosis import diagnose
-from worker.embedded.teacher.findings import SUBMIT, as_object, exchanges_of, findings_of
+from worker.embedded.teacher.findings import (
+    SUBMIT,
+    as_object,
+    exchanges_of,
+    findings_of,
+    json_in,
+    objects_in,
+)
 from worker.embedded.teacher.reply import Reply, Wish, saying, wishing
 from worker.embedded.teacher.submission import closing_wish
 
@@ -33,6 +40,9 @@ _ASKED_TO_END = re.compile(
 #: A sign of one's own failure in the recorded outcomes.
 _FAILED = frozenset({"failure", "error", "fail", "failed"})
 _LABEL = "[simulated teacher]"
+_BENCHMARK = "list_personal_benchmark"
+#: More of the benchmark is not read: 1,000 tasks, at 200 a page.
+_MAX_PAGES = 5
 #: More categories than this are not explored; the report's table shows which ones were.
 _MAX_CATEGORIES = 8
 #: So many tasks are run at least, where there are few categories.
@@ -105,7 +115,8 @@ class Explorer:
         tools = {tool.name: tool for tool in request.tools}
         findings = findings_of(request)
         yield _Stage("First the benchmark, the failures and the configuration.", _survey(tools))
-        yield _Stage("Now some of the failures in full.", self._reading(findings, tools))
+        reading = (*self._reading(findings, tools), *_next_pages(request, tools))
+        yield _Stage("Now some of the failures in full.", reading)
         measured = self._measured_tasks(findings)
         yield _Stage(
             f"I measure the student, {self._repeats(tools)} runs a task.\n{_task_lines(measured)}",
@@ -125,8 +136,8 @@ class Explorer:
         reads = [Wish("get_trace", {"trace_id": trace.trace_id}) for trace in failing]
         words = re.findall(r"\w{3,}", failing[0].query)[:6] if failing else []
         if words:
-            arguments = {"query": " ".join(words)}
-            reads.append(Wish("search_traces", arguments | _limit(tools, "search_traces", 10)))
+            arguments = {"query": " ".join(words)} | _within(tools, "search_traces", limit=10)
+            reads.append(Wish("search_traces", arguments))
         return tuple(reads)
 
     def _measured_tasks(self, findings: Findings) -> dict[str, list[str]]:
@@ -212,10 +223,22 @@ def _end(request: MessagesRequest, *, must_call: bool = False) -> Reply:
 
 def _survey(tools: dict[str, Tool]) -> tuple[Wish, ...]:
     return (
-        Wish("list_personal_benchmark", _limit(tools, "list_personal_benchmark", 200)),
-        Wish("list_traces", {"outcome": "failure", **_limit(tools, "list_traces", 50)}),
+        Wish(_BENCHMARK, _within(tools, _BENCHMARK, limit=200, max_chars=20_000)),
+        Wish("list_traces", {"outcome": "failure", **_within(tools, "list_traces", limit=50)}),
         Wish("get_current_config"),
     )
+
+
+def _next_pages(request: MessagesRequest, tools: dict[str, Tool]) -> Iterator[Wish]:
+    """Ask for the pages of the benchmark that its earlier pages point to."""
+    asked = [one for one in exchanges_of(request) if one.tool == _BENCHMARK]
+    if _BENCHMARK not in tools or not _schema(tools[_BENCHMARK], "offset"):
+        return
+    for one in asked[:_MAX_PAGES]:
+        found = as_object(next(objects_in(json_in(one.result)), None))
+        following = found.get("next_offset")
+        if isinstance(following, int) and not one.is_error:
+            yield Wish(_BENCHMARK, {**one.arguments, "offset": following})
 
 
 def _failing(findings: Findings) -> list[TraceSeen]:
@@ -233,12 +256,14 @@ def _allowed(request: MessagesRequest, wishes: tuple[Wish, ...]) -> tuple[Wish, 
     return wishes[:1] if one_at_a_time else wishes
 
 
-def _limit(tools: dict[str, Tool], name: str, wanted: int) -> dict[str, int]:
-    """Return a `limit` argument as the tool's schema takes it; none where it takes none."""
-    schema = _schema(tools[name], "limit") if name in tools else {}
-    if not schema:
-        return {}
-    return {"limit": max(1, min(wanted, int(schema.get("maximum", wanted))))}
+def _within(tools: dict[str, Tool], name: str, **wanted: int) -> dict[str, int]:
+    """Return those of the arguments that the tool's schema has, no larger than it takes them."""
+    schemas = {key: _schema(tools[name], key) for key in wanted} if name in tools else {}
+    return {
+        key: min(wanted[key], int(schema.get("maximum", wanted[key])))
+        for key, schema in schemas.items()
+        if schema
+    }
 
 
 def _schema(tool: Tool, argument: str) -> dict[str, Any]:

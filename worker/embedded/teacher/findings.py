@@ -177,9 +177,13 @@ def _add_exchange(findings: Findings, exchange: ToolExchange) -> None:
         findings.failed_calls += 1
         return
     values = json_in(exchange.result)
-    _add_things(findings, values)
     task_id = str(exchange.arguments.get("task_id", ""))
+    # What a trace holds may look like anything: each tool is only believed in its own field.
     match exchange.tool:
+        case "list_personal_benchmark":
+            _add_tasks(findings, values)
+        case "list_traces" | "search_traces" | "get_trace":
+            _add_traces(findings, values)
         case "run_student_on_task" | "run_student_on_tasks":
             findings.runs += _runs_in(values, task_id, "student")
         case "run_self_on_task":
@@ -198,19 +202,22 @@ def _add_text(findings: Findings, text: str) -> None:
             task = TaskSeen(task_id=task_id, query="", category=line["category"])
             findings.tasks.setdefault(task_id, task)
     values = json_in(text)
-    _add_things(findings, values)
+    _add_tasks(findings, values)
+    _add_traces(findings, values)
     if not findings.runs:
         # Counts are complete: single runs that are quoted beside them are the same ones again, as
         # are those that a text quotes from tool results.
         findings.runs += list(_counts_in(text)) or _runs_in(values, "", "student")
 
 
-def _add_things(findings: Findings, values: Sequence[object]) -> None:
+def _add_tasks(findings: Findings, values: Sequence[object]) -> None:
     for found in objects_in(values):
         if task := _task(found):
-            known = findings.tasks.get(task.task_id)
-            if known is None or (not known.query and task.query):
-                findings.tasks[task.task_id] = task
+            findings.tasks.setdefault(task.task_id, task)
+
+
+def _add_traces(findings: Findings, values: Sequence[object]) -> None:
+    for found in objects_in(values):
         if trace := _trace(found):
             findings.traces.setdefault(trace.trace_id, trace)
 
