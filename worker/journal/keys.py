@@ -12,7 +12,7 @@ __all__ = ["DRIVE", "KEYS", "member", "split_member"]
 KEYS = {
     "due": ("{P}:due", "zset", "`session/step` -> when somebody must be told next, in ms"),
     "sessions": ("{P}:sessions", "zset", "session -> when it was created, in ms"),
-    "session": ("{P}:s:<session>", "hash", "status, created_ms, fence counter, labels"),
+    "session": ("{P}:s:<session>", "hash", "status, created_ms, counters (fence, tells), labels"),
     "journal": ("{P}:j:<session>", "list", "records: a head line, then the event as JSON"),
     "index": ("{P}:k:<session>", "hash", "event key -> `position token`"),
     "open": ("{P}:o:<session>", "set", "steps that are due or under way"),
