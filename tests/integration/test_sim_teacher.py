@@ -268,6 +268,17 @@ def test_max_tokens_of_zero_warms_the_cache_for_money(
     assert ask(client, system=system).usage.cache_read_input_tokens == 1000
 
 
+def test_a_prompt_that_nearly_fills_the_window_leaves_the_rest_of_it_for_the_answer(
+    teacher: SimulatedTeacher, client: anthropic.Anthropic
+) -> None:
+    script(teacher, "word " * 30)
+
+    said = ask(client, "x" * 3 * 199_990, model="claude-haiku-4-5")
+
+    assert said.stop_reason == "model_context_window_exceeded"
+    assert (said.usage.input_tokens, said.usage.output_tokens) == (199_990, 10)
+
+
 # ------------------------------------------------------------------------------------------ errors
 
 
@@ -538,7 +549,7 @@ def test_fifty_streams_at_once_are_served_side_by_side() -> None:
         together.wait(WAIT_S)
         return ask(client, f"stream {number}", metadata={"user_id": f"user-{number}"})
 
-    with SimulatedTeacher(pace=Pace(first_ms=300)) as teacher, client_of(teacher) as client:
+    with SimulatedTeacher(pace=Pace(first_ms=1_500)) as teacher, client_of(teacher) as client:
         with ThreadPoolExecutor(streams) as pool:
             answers = list(pool.map(one, range(streams)))
         lines = teacher.bill.lines()

@@ -167,6 +167,25 @@ def test_a_stop_sequence_ends_the_answer_at_its_first_place(
     assert answer.stop_reason == ("stop_sequence" if found else "end_turn")
 
 
+@pytest.mark.parametrize(
+    ("max_tokens", "window_left", "reason"),
+    [
+        (9, 100, "max_tokens"),
+        (9, 9, "max_tokens"),
+        (100, 9, "model_context_window_exceeded"),
+        (100, 10, "end_turn"),
+        (10, 10, "end_turn"),
+    ],
+)
+def test_what_cuts_an_answer_is_told(max_tokens: int, window_left: int, reason: str) -> None:
+    answer = answer_of(
+        Reply((Text(text="x" * 30),)), max_tokens=max_tokens, window_left_tokens=window_left
+    )
+
+    assert answer.stop_reason == reason
+    assert answer.output_tokens == (10 if reason == "end_turn" else 9)
+
+
 def test_max_tokens_of_zero_only_warms_the_cache() -> None:
     answer = answer_of(Reply((Text(text="hello"),)), max_tokens=0)
 

@@ -528,6 +528,17 @@ def test_runs_are_found_however_they_are_wrapped(
     assert seen_in(text) == runs
 
 
+def test_runs_that_a_text_quotes_from_tool_results_are_not_counted_twice() -> None:
+    call: Any = {"type": "tool_use", "id": "c", "name": "run_student_on_task", "input": {}}
+    run = json.dumps({"task_id": "t", "passed": True})
+    result = {"type": "tool_result", "tool_use_id": "c", "content": run}
+    turns = ["go", message("assistant", call), message("user", result, f"You saw: {run}")]
+
+    findings = findings_of(request(*turns, tools=[tool("run_student_on_task")]))
+
+    assert [one.task_id for one in findings.runs] == ["t"]
+
+
 def test_complete_objects_are_salvaged_from_json_that_is_cut_off() -> None:
     whole = json.dumps({"tasks": [{"task_id": "a"}, {"task_id": "b"}, {"task_id": "c"}]})
 

@@ -62,18 +62,26 @@ class Answer:
         return self.stop_reason == "refusal" and not self.blocks
 
 
-def answer_of(reply: Reply, *, max_tokens: int, stop_sequences: Sequence[str] = ()) -> Answer:
+def answer_of(
+    reply: Reply,
+    *,
+    max_tokens: int,
+    window_left_tokens: int | None = None,
+    stop_sequences: Sequence[str] = (),
+) -> Answer:
     """Return the answer that `reply` comes to.
 
     Args:
         reply: What the brain said.
         max_tokens: The most that may be generated; 0 only warms the cache.
+        window_left_tokens: What the prompt leaves of the context window; None for enough.
         stop_sequences: Texts at whose first appearance the answer ends.
     """
     if max_tokens == 0:
         return Answer(blocks=(), stop_reason="max_tokens", output_tokens=0)
     blocks, found = _until_stop(reply.blocks, stop_sequences)
-    kept = tuple(_within(blocks, max_tokens))
+    left = max_tokens if window_left_tokens is None else min(max_tokens, window_left_tokens)
+    kept = tuple(_within(blocks, left))
     answer = Answer(
         blocks=kept,
         stop_reason=reply.stop_reason if found is None else "stop_sequence",
@@ -84,7 +92,8 @@ def answer_of(reply: Reply, *, max_tokens: int, stop_sequences: Sequence[str] = 
     )
     if kept == blocks:
         return answer
-    return replace(answer, stop_reason="max_tokens", stop_sequence=None, stop_details=None)
+    why = "max_tokens" if left == max_tokens else "model_context_window_exceeded"
+    return replace(answer, stop_reason=why, stop_sequence=None, stop_details=None)
 
 
 def _output_tokens(blocks: Sequence[SaidBlock | CutToolUse], stop_reason: str | None) -> int:

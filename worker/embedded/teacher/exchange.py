@@ -151,10 +151,10 @@ class Exchange:
         self._play_before_answer()
         self._connection.wait(self._desk.pace.first_ms)
         reply = self._played_on(self._desk.reply(request, self._kind))
-        window_left = MODELS[request.model].window_tokens - split.total_tokens
         answer = answer_of(
             reply,
-            max_tokens=min(request.max_tokens, window_left),
+            max_tokens=request.max_tokens,
+            window_left_tokens=MODELS[request.model].window_tokens - split.total_tokens,
             stop_sequences=request.stop_sequences,
         )
         self._split, self._answer = split, answer

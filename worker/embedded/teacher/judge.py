@@ -68,10 +68,10 @@ class Judge:
         return verdict
 
     def _scored(self, case: dict[str, Any], output: str) -> _Scored:
-        known = self._key.score_of(output)
+        task = _first(case, _TASK_KEYS)
+        known = self._key.score_of(output, task)
         if known is not None:
             return _Scored(known, "the judge key says so")
-        task = _first(case, _TASK_KEYS)
         reference = _first(case, _REFERENCE_KEYS) or self._answers.answer_to(task) or ""
         if not normalised(reference):
             return _Scored(0.0, "there is no reference answer, so nothing can be said for it")

@@ -36,6 +36,8 @@ class _Score(BaseModel):
 
     output: str
     score: Annotated[float, Field(ge=0, le=1)]
+    #: The task's query, where the same output is right for one task and wrong for another.
+    task: str = ""
 
 
 class AnswerKey:
@@ -65,22 +67,30 @@ class AnswerKey:
 class JudgeKey:
     """Scores by output, for outputs that the judge's own rule gets wrong."""
 
-    def __init__(self, scores: Sequence[tuple[str, float]] = ()) -> None:
-        self._scores = {normalised(output): score for output, score in scores}
+    def __init__(
+        self, scores: Sequence[tuple[str, float]] = (), *, tasks: Sequence[str] = ()
+    ) -> None:
+        """Take (output, score) pairs, and for each the query it answers; empty for any."""
+        queries = [*map(normalised, tasks), *[""] * (len(scores) - len(tasks))]
+        self._scores = {
+            (query, normalised(output)): score
+            for query, (output, score) in zip(queries, scores, strict=True)
+        }
 
     @classmethod
     def read(cls, path: Path) -> JudgeKey:
-        """Return the key in a file: a JSON array of `{"output", "score"}`.
+        """Return the key in a file: a JSON array of `{"output", "score"}`, maybe with `"task"`.
 
         Raises:
             Misconfigured: It is not one.
         """
         rows = _read(path, TypeAdapter[list[_Score]](list[_Score]))
-        return cls([(row.output, row.score) for row in rows])
+        return cls([(row.output, row.score) for row in rows], tasks=[row.task for row in rows])
 
-    def score_of(self, output: str) -> float | None:
-        """Return the score of an output, None where the key does not have it."""
-        return self._scores.get(normalised(output))
+    def score_of(self, output: str, task: str = "") -> float | None:
+        """Return the score of an output of a task, None where the key does not have it."""
+        said = normalised(output)
+        return self._scores.get((normalised(task), said), self._scores.get(("", said)))
 
 
 def normalised(text: str) -> str:
