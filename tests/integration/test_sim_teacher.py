@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,7 +28,7 @@ from worker.core.values import Usage
 from worker.embedded.teacher import BillLine, Outcome, Pace, SimulatedTeacher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from anthropic.types import Message
@@ -651,6 +651,17 @@ def test_stopping_cuts_open_streams_bills_them_and_leaves_no_thread() -> None:
     teacher.stop()
 
 
+@contextmanager
+def killed_at_the_end(pid: int) -> Generator[None]:
+    """Leave no process behind, also when the test fails."""
+    process = psutil.Process(pid)
+    try:
+        yield
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 COMMAND = [sys.executable, "-m", "worker.embedded.teacher"]
 
 
@@ -660,7 +671,10 @@ def test_as_a_process_it_says_when_it_is_ready_and_ends_on_sigterm(tmp_path: Pat
     command = [*COMMAND, "--answer-key", str(key), "--bill", str(bill)]
     environment = {**os.environ, "SIMULATED_TEACHER_API_KEY": "from-outside"}
 
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process,
+        killed_at_the_end(process.pid),
+    ):
         assert process.stdout is not None
         ready, _, url = process.stdout.readline().strip().partition(" ")
         with anthropic.Anthropic(base_url=url, api_key="from-outside", max_retries=0) as client:
@@ -689,8 +703,9 @@ def test_it_ends_with_its_parent_when_told_to() -> None:
         process.kill()
         process.wait(WAIT_S)
 
-    child.wait(WAIT_S)
-    assert not child.is_running()
+    with killed_at_the_end(child.pid):
+        child.wait(WAIT_S)
+        assert not child.is_running()
 
 
 def test_a_wrong_key_file_is_told_and_nothing_starts(tmp_path: Path) -> None:
