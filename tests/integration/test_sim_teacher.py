@@ -652,9 +652,8 @@ def test_stopping_cuts_open_streams_bills_them_and_leaves_no_thread() -> None:
 
 
 @contextmanager
-def killed_at_the_end(pid: int) -> Generator[None]:
+def killed_at_the_end(process: psutil.Process) -> Generator[None]:
     """Leave no process behind, also when the test fails."""
-    process = psutil.Process(pid)
     try:
         yield
     finally:
@@ -673,7 +672,7 @@ def test_as_a_process_it_says_when_it_is_ready_and_ends_on_sigterm(tmp_path: Pat
 
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process,
-        killed_at_the_end(process.pid),
+        killed_at_the_end(psutil.Process(process.pid)),
     ):
         assert process.stdout is not None
         ready, _, url = process.stdout.readline().strip().partition(" ")
@@ -703,7 +702,7 @@ def test_it_ends_with_its_parent_when_told_to() -> None:
         process.kill()
         process.wait(WAIT_S)
 
-    with killed_at_the_end(child.pid):
+    with killed_at_the_end(child):
         child.wait(WAIT_S)
         assert not child.is_running()
 
