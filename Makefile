@@ -70,6 +70,10 @@ fmt: $(ENV) ## Format, and fix what ruff can fix by itself
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
+.PHONY: docs
+docs: $(ENV) ## Make the reference pages of docs/ from the code
+	$(PY) -m worker.docs docs
+
 .PHONY: chaos
 chaos: $(ENV) ## Kill workers and servers in mid-session; minutes
 	$(BIN)/pytest -m chaos $(ARGS)
