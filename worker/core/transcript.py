@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from worker.core import bounds
+from worker.core.evidence import run_name
 from worker.core.teaching import TeacherRequest
 from worker.core.values import Payload, RunOutcome, Stop
 
@@ -335,7 +336,7 @@ def _run_row(run: Run, text_of: TextOf, output_chars: int) -> dict[str, Any]:
         "score": run.score,
         "passed": run.passed,
         "output": _cut(text_of(record.output), output_chars) if record.output else None,
-        "trace_id": f"run-{record.turn}.{record.index}.{record.ordinal}",
+        "trace_id": run_name(record),
         "latency_seconds": round(record.latency_ms / 1000, 3),
         "tokens_used": record.tokens,
     }

@@ -10,6 +10,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
+from worker.core import evidence
 from worker.core.bounds import json_bytes, prompt_bound_tokens
 from worker.core.clusters import Refused, read_submission
 from worker.core.events import CallAnswered, CallExpanded, RunRecorded
@@ -197,7 +198,11 @@ def _scores_by_rule(
 
 def _submit(step: Step, command: CallTool, arguments: Arguments) -> CallAnswered:
     known = step.workspace
-    ending = read_submission(arguments, task_ids=known.task_ids, trace_ids=known.trace_tasks.keys())
+    ending = read_submission(
+        arguments,
+        task_ids=known.task_ids,
+        trace_ids={*known.trace_tasks, *evidence.run_tasks(step.session.runs)},
+    )
     if isinstance(ending, Refused):
         return _refused(step, command, ending.problems)
     stored = replace(ending, diagnosis=step.store(step.text_of(ending.diagnosis)))

@@ -9,7 +9,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from worker.core import transcript
+from worker.core import evidence, transcript
 from worker.core.events import TeacherReplied, TeacherStopped
 from worker.core.replies import SUBMIT, Meaning, read_reply
 from worker.core.values import Ending, Purpose, Stop
@@ -95,7 +95,8 @@ def _meaning(step: Step, purpose: Purpose, reply: TeacherReply) -> Meaning:
     if purpose is not Purpose.CLOSE:
         return read_reply(reply, purpose)
     known = step.workspace
-    return read_reply(reply, purpose, task_ids=known.task_ids, trace_ids=known.trace_tasks.keys())
+    traces = {*known.trace_tasks, *evidence.run_tasks(step.session.runs)}
+    return read_reply(reply, purpose, task_ids=known.task_ids, trace_ids=traces)
 
 
 def _stored(step: Step, ending: Ending | None) -> Ending | None:
