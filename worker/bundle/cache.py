@@ -3,8 +3,9 @@
 Rule: a bundle in use is never evicted, one that was damaged is fetched again, and whatever dies at
 whatever point leaves nothing behind that the next one would trust.
 
-Every bundle has a lock file beside its folder. Who reads holds it shared, who installs or evicts
-holds it alone; the system gives it back when a process dies.
+Every bundle has two lock files beside its folder. Who reads or installs it holds the first one
+shared, who evicts it holds that one alone; who installs it also holds the second one alone. The
+system gives locks back when a process dies.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from worker.bundle.open import (
     is_intact,
     load,
 )
-from worker.errors import BundleInvalid, Unavailable
+from worker.errors import BundleInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -43,11 +44,9 @@ _IDLE_OPEN_MAX = 4
 #: A transfer that breaks twice in a row is not an accident.
 _FETCHES_MAX = 2
 
-#: How often somebody else may evict a bundle between its installation and its use.
-_RACES_MAX = 10
-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LEFTOVERS = (".partial", ".gone", ".download")
+_BESIDES = (*_LEFTOVERS, ".lock", ".install")
 
 
 class BundleCache:
@@ -79,7 +78,6 @@ class BundleCache:
         Raises:
             BundleInvalid: What was fetched is another bundle or none at all.
             UnknownVersion: The bundle was packed by a newer version.
-            Unavailable: Other processes evict the bundle as fast as it is fetched.
         """
         if _SHA256.fullmatch(sha256) is None:
             raise BundleInvalid(f"{sha256!r} is no SHA-256 in lower-case hexadecimal")
@@ -116,37 +114,30 @@ class BundleCache:
     def _enter(self, sha256: str, fetch: Callable[[Path], None]) -> tuple[_Open, bool]:
         """Open a bundle that this process has not open, and say whether it had to be fetched."""
         folder, fetched = self._directory / sha256, False
-        for _ in range(_RACES_MAX):
-            lock = _Lock(self._lock_path(sha256), fcntl.LOCK_SH)
-            if is_intact(folder):
-                return self._add(sha256, lock), fetched
-            lock.close()
-            with closing(_Lock(self._lock_path(sha256), fcntl.LOCK_EX)):
-                if not is_intact(folder):
-                    self._install(sha256, fetch)
-                    fetched = True
-        raise Unavailable(
-            f"the bundle {sha256} was evicted {_RACES_MAX} times before it could be opened: "
-            f"give the cache more than {self._max_bytes:,} bytes",
-            max_bytes=self._max_bytes,
-        )
-
-    def _add(self, sha256: str, lock: _Lock) -> _Open:
+        lock = _Lock(self._lock_path(sha256), fcntl.LOCK_SH)
         try:
-            content = load(self._directory / sha256, sha256)
+            if not is_intact(folder):
+                with closing(_Lock(self._lock_path(sha256, ".install"), fcntl.LOCK_EX)):
+                    # Another process may have been first.
+                    if not is_intact(folder):
+                        self._install(sha256, fetch)
+                        fetched = True
+            opened = _Open(load(folder, sha256), lock)
         except BaseException:
             lock.close()
             raise
         lock.touch()
         with self._mutex:
-            opened = self._open[sha256] = _Open(content, lock)
-        return opened
+            self._open[sha256] = opened
+        return opened, fetched
 
     def _install(self, sha256: str, fetch: Callable[[Path], None]) -> None:
-        """Fetch and unpack a bundle; the lock is held."""
+        """Fetch and unpack a bundle; the lock for that is held."""
         self._remove_leftovers(sha256)
         folder = self._directory / sha256
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            # Damaged. Whoever has it open keeps its files; a new reader gets new ones.
+            folder.rename(folder.with_suffix(".gone"))
         download = folder.with_suffix(".download")
         try:
             _fetch_checked(sha256, fetch, download)
@@ -204,17 +195,23 @@ class BundleCache:
             folder = self._directory / sha256
             # Renamed first: a folder that is half removed must not look like a bundle.
             folder.rename(folder.with_suffix(".gone"))
-            self._remove_leftovers(sha256)
-            lock.remove()
+            self._forget(sha256, lock)
         return True
 
     def _remove_all_leftovers(self) -> None:
         """Remove what processes that died have left; what has its lock taken is being worked on."""
-        for name in {path.stem for path in self._directory.iterdir() if path.suffix in _LEFTOVERS}:
-            lock = _try_alone(self._lock_path(name))
+        for name in {path.stem for path in self._directory.iterdir() if path.suffix in _BESIDES}:
+            lock = _try_alone(self._lock_path(name)) if _SHA256.fullmatch(name) else None
             if lock is not None:
                 with closing(lock):
-                    self._remove_leftovers(name)
+                    self._forget(name, lock)
+
+    def _forget(self, sha256: str, lock: _Lock) -> None:
+        """Remove everything beside a bundle, and its locks if there is no bundle."""
+        self._remove_leftovers(sha256)
+        if not (self._directory / sha256).exists():
+            self._lock_path(sha256, ".install").unlink(missing_ok=True)
+            lock.remove()
 
     def _remove_leftovers(self, sha256: str) -> None:
         folder = self._directory / sha256
@@ -223,8 +220,8 @@ class BundleCache:
             if folder.with_suffix(suffix).is_file():
                 folder.with_suffix(suffix).unlink()
 
-    def _lock_path(self, sha256: str) -> Path:
-        return self._directory / f"{sha256}.lock"
+    def _lock_path(self, sha256: str, suffix: str = ".lock") -> Path:
+        return self._directory / f"{sha256}{suffix}"
 
 
 @dataclass(slots=True)

@@ -36,6 +36,9 @@ def _shape(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.DOTALL)
 
 
+#: Where a word may begin: also after an escape of JSON or a URL, which ends in a letter or digit.
+_START = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2}))"
+
 #: What must stand in a text for the pattern to be worth trying -> the pattern. Group `keep`, where
 #: there is one, stays.
 _SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
@@ -50,13 +53,13 @@ _SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     ),
     (
         ("AKIA", "ASIA", "AGPA", "AIDA", "AROA", "ANPA", "ABIA", "ACCA"),
-        _shape(r"(?<![A-Za-z0-9])A(?:KIA|SIA|GPA|IDA|ROA|NPA|BIA|CCA)[A-Z0-9]{12,}"),
+        _shape(r"A(?:KIA|SIA|GPA|IDA|ROA|NPA|BIA|CCA)[A-Z0-9]{12,}"),
     ),
-    (("sk-",), _shape(r"(?<![A-Za-z0-9])sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{12,}")),
+    (("sk-",), _shape(_START + r"sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{12,}")),
     (
         ("sk_", "rk_", "pk_", "gh", "hf_", "gsk_", "npm_", "r8_", "shp", "dop_v1_", "pypi-"),
         _shape(
-            r"(?<![A-Za-z0-9])(?:(?:[srp]k_(?:live|test)|gh[pousr]|github_pat|hf|gsk|npm|r8"
+            r"(?:(?:[srp]k_(?:live|test)|gh[pousr]|github_pat|hf|gsk|npm|r8"
             r"|shp(?:at|ca|pa|ss)|dop_v1)_|pypi-)[A-Za-z0-9_-]{12,}"
         ),
     ),
@@ -64,18 +67,18 @@ _SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
         ("ookie", "OOKIE", "uthorization", "UTHORIZATION"),
         _shape(r"(?P<keep>(?i:cookie|authorization)\s{0,3}:\s{0,3})[^\s\"'\\][^\n\"'\\]*"),
     ),
-    (("xox", "xapp-"), _shape(r"(?<![A-Za-z0-9])(?:xox[a-z]|xapp)-[A-Za-z0-9-]{6,}")),
+    (("xox", "xapp-"), _shape(r"(?:xox[a-z]|xapp)-[A-Za-z0-9-]{6,}")),
     (("glpat-", "AIza", "SG.", "tvly-", "xai-"), _shape(
-        r"(?<![A-Za-z0-9])(?:glpat-|AIza|SG\.|tvly-|xai-)[A-Za-z0-9_.-]{16,}"
+        r"(?:glpat-|AIza|SG\.|tvly-|xai-)[A-Za-z0-9_.-]{16,}"
     )),
-    (("eyJ",), _shape(r"(?<![A-Za-z0-9])eyJ[\w-]{6,}\.[\w-]{6,}(?:\.[\w-]*)?")),
+    (("eyJ",), _shape(r"eyJ[\w-]{6,}\.[\w-]{6,}(?:\.[\w-]*)?")),
     (
         ("earer", "EARER"),
-        _shape(r"(?P<keep>\b[Bb](?:earer|EARER)\s+)(?:(?=[A-Za-z._~+/=-]*[0-9])[\w.~+/=-]{8,}|[\w.~+/=-]{20,})"),
+        _shape(_START + r"(?P<keep>[Bb](?:earer|EARER)\s+)(?:(?=[A-Za-z._~+/=-]*[0-9])[\w.~+/=-]{8,}|[\w.~+/=-]{20,})"),
     ),
     (
         ("asic", "ASIC"),
-        _shape(r"(?P<keep>\b[Bb](?:asic|ASIC)\s+)(?:[A-Za-z0-9+/]{8,}={1,2}|(?=[A-Za-z+/]*[0-9])[A-Za-z0-9+/]{12,})"),
+        _shape(_START + r"(?P<keep>[Bb](?:asic|ASIC)\s+)(?:[A-Za-z0-9+/]{8,}={1,2}|(?=[A-Za-z+/]*[0-9])[A-Za-z0-9+/]{12,})"),
     ),
 )  # fmt: skip
 
@@ -84,7 +87,7 @@ _SHAPE_HINT = re.compile("|".join(re.escape(hint) for hints, _ in _SHAPES for hi
 
 #: AWS secret keys have no mark of their own: exactly forty characters, neither words nor a hash.
 _FORTY_CHARS = 40
-_FORTY = re.compile(r"(?<![\w/+=-])[A-Za-z0-9/+]{40}(?![\w/+=-])")
+_FORTY = re.compile(r"(?:(?<![\w/+=-])|(?<=\\[nrtbf]))[A-Za-z0-9/+]{40}(?![\w/+=-])")
 
 #: The part of a name that makes it worth asking `kind_of`; every name that it calls a credential
 #: holds one of these.

@@ -36,24 +36,29 @@ if TYPE_CHECKING:
 __all__ = ["copy_store", "export_store"]
 
 #: A writer holds a lock for milliseconds; one that holds it this long is stuck.
-_LOCKED_SECONDS_MAX = 60.0
+LOCKED_SECONDS_MAX = 60.0
 
 #: Columns that hold JSON, where a credential is found by the key it stands under.
 _JSON_COLUMNS = frozenset(("metadata", "messages", "input", "output"))
 
 
-def copy_store(source: Path, target: Path) -> None:
+def copy_store(source: Path, target: Path, *, wait_s: float = LOCKED_SECONDS_MAX) -> None:
     """Copy the store as it is at one moment, through SQLite's backup API.
 
     Raises:
-        BundleInvalid: The store cannot be read, or is locked for too long.
+        BundleInvalid: The store cannot be read, or was locked for `wait_s` seconds.
     """
-    with (
-        translated(source),
-        closing(_open_live(source)) as live,
-        closing(sqlite3.connect(target)) as copy,
-    ):
-        live.backup(copy, progress=_give_up_after(_LOCKED_SECONDS_MAX, source), sleep=0.05)
+    try:
+        with (
+            closing(_open_live(source, wait_s)) as live,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            live.backup(copy, progress=_give_up_after(wait_s, source), sleep=0.05)
+    except sqlite3.DatabaseError as exc:
+        if _family(exc) == sqlite3.SQLITE_BUSY:
+            raise _locked(source, wait_s) from exc
+        with translated(source):
+            raise
 
 
 def export_store(copy: Path, target: Path, redactor: Redactor) -> int:
@@ -75,32 +80,52 @@ def export_store(copy: Path, target: Path, redactor: Redactor) -> int:
     return masked
 
 
-def _open_live(source: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{quote(str(source.absolute()))}?mode=ro", uri=True)
+def _open_live(source: Path, wait_s: float) -> sqlite3.Connection:
+    uri = f"file:{quote(str(source.absolute()))}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, timeout=wait_s)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.DatabaseError as exc:
         connection.close()
-        # A store in WAL mode wants files beside it even to be read. Where the folder is read-only
-        # and there is no such file, nobody writes, and the store can be read as it lies.
-        log = source.with_name(f"{source.name}-wal")
-        if log.exists() and log.stat().st_size:
+        if not _nobody_writes(source, exc):
             raise
         return sqlite3.connect(uri_of(source), uri=True)
     return connection
 
 
-def _give_up_after(seconds: float, source: Path) -> Callable[[int, int, int], None]:
-    deadline_s = time.monotonic() + seconds
+def _nobody_writes(source: Path, refused: sqlite3.DatabaseError) -> bool:
+    """Return whether a store that cannot be opened for reading can be read as it lies.
+
+    A store in WAL mode wants files beside it even to be read. Where the folder is read-only and
+    there is no such file, nobody writes. A locked store is another matter: it would be read torn.
+    """
+    log = source.with_name(f"{source.name}-wal")
+    unopened = _family(refused) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+    return unopened and not (log.exists() and log.stat().st_size)
+
+
+def _family(error: sqlite3.DatabaseError) -> int:
+    """Return SQLite's error code without the details in its higher bytes."""
+    return error.sqlite_errorcode & 0xFF
+
+
+def _give_up_after(wait_s: float, source: Path) -> Callable[[int, int, int], None]:
+    deadline_s = time.monotonic() + wait_s
 
     def progress(status: int, _remaining: int, _total: int) -> None:
-        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline_s:
-            raise BundleInvalid(
-                f"{source.name!r} was locked by a writer for {seconds:.0f} s: "
-                "find the process that holds it, then pack again"
-            )
+        locked = status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        if locked and time.monotonic() > deadline_s:
+            raise _locked(source, wait_s)
 
     return progress
+
+
+def _locked(source: Path, wait_s: float) -> BundleInvalid:
+    return BundleInvalid(
+        f"{source.name!r} was locked by a writer for {wait_s:g} s: "
+        "find the process that holds it, then pack again",
+        waited_s=wait_s,
+    )
 
 
 def _open_new(target: Path) -> sqlite3.Connection:

@@ -46,8 +46,8 @@ _FUNCTION_WORDS = frozenset(
     " where which who whose why will with would you your".split()
 )
 
-#: Shorter stems keep their last letter.
-_STEM_CHARS_MIN = 3
+#: Where a stem does not end as its words do: "policy" is "polici", "making" is "make".
+_ENDINGS = {"i": "(?=[iy])", "e": "(?=[ei])"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +120,12 @@ class Locator:
     """Finds words in a text, with any ending. May err where two words differ in it alone."""
 
     def __init__(self, words: Iterable[Word]) -> None:
-        stems = {stem for word in words for stem in word.stems}
-        # Porter writes a final y as i: "policy" is "polici".
-        self._heads = sorted(
-            {s[:-1] if len(s) > _STEM_CHARS_MIN and s[-1] == "i" else s for s in stems}
+        stems = sorted({stem for word in words for stem in word.stems})
+        self._heads = [_head(stem) for stem in stems]
+        heads = "|".join(
+            re.escape(head) + _ENDINGS.get(stem[len(head) :], "")
+            for head, stem in zip(self._heads, stems, strict=True)
         )
-        heads = "|".join(map(re.escape, self._heads))
         self._pattern = re.compile(rf"(?<![^\W_])(?:{heads})") if heads else re.compile(r"(?!)")
 
     def start(self, text: str) -> int:
@@ -151,6 +151,11 @@ def _stems(connection: sqlite3.Connection, text: str) -> tuple[str, ...]:
     connection.execute("INSERT INTO temp.scratch(text) VALUES (?)", (text,))
     rows = connection.execute("SELECT term FROM temp.scratch_words ORDER BY offset")
     return tuple(str(term) for (term,) in rows)
+
+
+def _head(stem: str) -> str:
+    """Return the part of the stem with which all of its words begin."""
+    return stem[:-1] if len(stem) > 1 and stem[-1] in _ENDINGS else stem
 
 
 class _Folded(dict[int, str]):
