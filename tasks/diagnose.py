@@ -13,12 +13,14 @@ from celery.exceptions import Ignore
 
 from tasks.base import OPTIONS, work
 from worker.app import app, system
-from worker.errors import DiagnosisError, RequestInvalid, Unavailable
+from worker.errors import BadInput, DiagnosisError, RequestInvalid, Unavailable
 from worker.messages import DIAGNOSE
 from worker.wire.request import parse_request
 
 if TYPE_CHECKING:
     from celery import Task
+
+    from worker.wire.request import DiagnoseRequest
 
 __all__ = [
     "conclude",
@@ -46,18 +48,31 @@ def diagnose(self: Task[Any, Any], request: object) -> None:
         RequestInvalid, UnknownVersion: The request is refused; this is its result.
         Unavailable: Redis did not answer; the message is put back and tried again.
     """
-    parsed = parse_request(request, default_id=self.request.id)
-    if parsed.session_id != self.request.id:
-        raise RequestInvalid(
-            f"session_id: {parsed.session_id!r} is not the task id {self.request.id!r}: send the "
-            "task with task_id=session_id, so that its result can be found",
-            field="session_id",
-        )
     try:
-        system().door.open(parsed)
+        system().door.open(_parsed(request, self.request.id))
+    except BadInput as exc:
+        # Stored here and not by Celery, since a sender may have asked to ignore results.
+        self.app.backend.store_result(self.request.id, exc, "FAILURE")
+        raise
     except Unavailable:
         _again(self, request)
     raise Ignore
+
+
+def _parsed(request: object, task_id: str) -> DiagnoseRequest:
+    """Return the request of a message whose task id is its session id.
+
+    Raises:
+        RequestInvalid, UnknownVersion: It is refused.
+    """
+    parsed = parse_request(request, default_id=task_id)
+    if parsed.session_id != task_id:
+        raise RequestInvalid(
+            f"session_id: {parsed.session_id!r} is not the task id {task_id!r}: send the task with "
+            "task_id=session_id, so that its result can be found",
+            field="session_id",
+        )
+    return parsed
 
 
 def _again(task: Task[Any, Any], request: object) -> None:

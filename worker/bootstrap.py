@@ -11,7 +11,7 @@ import secrets
 import socket
 import threading
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -63,16 +63,13 @@ class System:
     payloads: Payloads
     runner: Runner
     door: Door
-    students: LazyMap[Student]
     ports: Ports
+    #: What has to be closed, the newest first.
+    closing: ExitStack
 
     def close(self) -> None:
         """Stop threads and close connections."""
-        self.runner.close()
-        for student in self.students.made():
-            with suppress(AttributeError):
-                student.close()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-        self.client.close()
+        self.closing.close()
 
 
 def build(
@@ -85,14 +82,14 @@ def build(
         hints: Tells workers about due steps.
         publish: Makes a session's result readable; also given its runtime in seconds.
     """
+    closing = ExitStack()
     client = connect(settings.redis_url.get_secret_value())
+    closing.callback(client.close)
     journal = RedisJournal(client, prefix=settings.key_prefix)
     ledger = RedisLedger(client, prefix=settings.key_prefix)
     artifacts = build_artifacts(settings)
+    closing.callback(artifacts.close)
     payloads = Payloads(artifacts, inline_bytes=settings.payload_inline_bytes)
-    students: LazyMap[Student] = LazyMap(
-        {name: partial(_student, student) for name, student in settings.students.items()}
-    )
     ports = Ports(
         ledger=ledger,
         artifacts=artifacts,
@@ -100,11 +97,16 @@ def build(
         workspaces=_Workspaces(artifacts, settings.cache_dir, settings.cache_max_bytes),
         teachers=LazyMap(
             {
-                name: partial(_teacher, teacher, ledger)
+                name: partial(_teacher, teacher, ledger, closing)
                 for name, teacher in settings.teachers.items()
             }
         ),
-        students=students,
+        students=LazyMap(
+            {
+                name: partial(_student, student, closing)
+                for name, student in settings.students.items()
+            }
+        ),
         judge=LlmJudge(),
         clock=SystemClock(),
         records=lambda session_id: journal.load(session_id).records,
@@ -118,6 +120,7 @@ def build(
         new_token=lambda: secrets.token_hex(8),
         chance=random.random,
     )
+    closing.callback(runner.close)
     return System(
         settings=settings,
         client=client,
@@ -127,8 +130,8 @@ def build(
         payloads=payloads,
         runner=runner,
         door=Door(runner, ledger, settings),
-        students=students,
         ports=ports,
+        closing=closing,
     )
 
 
@@ -185,20 +188,21 @@ class _Workspaces:
             )
 
 
-def _teacher(settings: TeacherSettings, ledger: RedisLedger) -> PaidTeacher:
+def _teacher(settings: TeacherSettings, ledger: RedisLedger, closing: ExitStack) -> PaidTeacher:
     # Imported here: the SDK takes 40 MB that only the teacher queue needs.
     from worker.teacher.anthropic import AnthropicTeacher  # noqa: PLC0415
 
     teacher = AnthropicTeacher(
         base_url=settings.base_url, api_key=settings.api_key.get_secret_value()
     )
+    closing.callback(teacher.close)
     return PaidTeacher(teacher, ledger)
 
 
-def _student(settings: StudentSettings) -> Student:
+def _student(settings: StudentSettings, closing: ExitStack) -> Student:
     from worker.student.http import HttpStudent  # noqa: PLC0415 - only the student queue needs it
 
-    return HttpStudent(
+    student = HttpStudent(
         settings.base_url,
         settings.model,
         settings.api_key.get_secret_value(),
@@ -207,6 +211,8 @@ def _student(settings: StudentSettings) -> Student:
         temperature=settings.temperature,
         system_prompt=settings.system_prompt,
     )
+    closing.callback(student.close)
+    return student
 
 
 def _secret(value: SecretStr | None) -> str | None:

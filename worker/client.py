@@ -13,12 +13,13 @@ Example:
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import celery
-import celery.exceptions
 import kombu.exceptions
-from celery.result import AsyncResult
 
 from worker.core.commands import Queue
 from worker.errors import RequestInvalid, Unavailable
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from worker.wire.request import DiagnoseRequest
 
 __all__ = ["Client"]
+
+#: Between two looks at the result store, growing: a session takes minutes.
+FIRST_LOOK_S = 0.05
+LONGEST_LOOK_S = 1.0
+#: Celery's states of a task that has ended.
+_ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
 
 class Client:
@@ -46,6 +53,7 @@ class Client:
         """
         options = {"global_keyprefix": f"{key_prefix}:", "socket_connect_timeout": 3}
         self._app = celery.Celery("diagnosis-client", set_as_current=False)
+        self._closed = threading.Event()
         self._app.conf.update(
             broker_url=broker_url,
             result_backend=result_url or broker_url,
@@ -90,19 +98,38 @@ class Client:
             RequestInvalid: The request was refused; the message is the worker's.
             Unavailable: The result store does not answer.
         """
-        pending: AsyncResult[Any] = AsyncResult(session_id, app=self._app)
-        try:
-            if timeout_s == 0 and not pending.ready():
+        until_s = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
+        pause_s = FIRST_LOOK_S
+        while True:
+            meta = self._look(session_id, give_up=time.monotonic() >= until_s)
+            if meta is not None and meta["status"] in _ENDED:
+                return _read(session_id, meta)
+            if time.monotonic() + pause_s > until_s:
                 return None
-            body = pending.get(timeout=timeout_s or None, propagate=False)
-        except celery.exceptions.TimeoutError:
-            return None
+            self._closed.wait(pause_s)
+            pause_s = min(pause_s * 1.5, LONGEST_LOOK_S)
+
+    def _look(self, session_id: str, *, give_up: bool) -> dict[str, Any] | None:
+        """Return what the result store holds; None while it is away and there is time left."""
+        try:
+            return self._app.backend.get_task_meta(session_id, cache=False)
         except (kombu.exceptions.OperationalError, OSError) as exc:
-            raise Unavailable(f"the result store did not answer: {exc}") from exc
-        if isinstance(body, BaseException):
-            raise RequestInvalid(str(body), session_id=session_id)
-        return DiagnoseResult.model_validate(body)
+            if give_up:
+                raise Unavailable(f"the result store did not answer: {exc}") from exc
+            return None
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; whoever waits for a result goes on at once."""
+        self._closed.set()
         self._app.close()
+
+
+def _read(session_id: str, meta: dict[str, Any]) -> DiagnoseResult:
+    """Return the result in the store's record.
+
+    Raises:
+        RequestInvalid: The record is a refusal.
+    """
+    if meta["status"] != "SUCCESS":
+        raise RequestInvalid(str(meta["result"]), session_id=session_id)
+    return DiagnoseResult.model_validate(meta["result"])

@@ -25,6 +25,8 @@ SOCKET_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 3.0
 #: Together about 1.5 s: a restart of the server is bridged, an outage is reported.
 RETRIES = 5
+#: Errors of a server that will work again: a failing disk, a failover, a script that runs long.
+_PASSING = ("MISCONF", "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "TRYAGAIN", "LOADING")
 
 
 def connect(url: str, *, max_connections: int = 64) -> redis.Redis:
@@ -58,6 +60,10 @@ def translated(doing: str) -> Generator[None]:
         raise Unavailable(f"Redis did not answer while {doing}: {exc}", doing=doing) from exc
     except (redis.OutOfMemoryError, redis.ReadOnlyError) as exc:
         raise Unavailable(f"Redis refused to write while {doing}: {exc}", doing=doing) from exc
+    except redis.ResponseError as exc:
+        if not str(exc).startswith(_PASSING):
+            raise
+        raise Unavailable(f"Redis cannot work now, while {doing}: {exc}", doing=doing) from exc
 
 
 class Script:

@@ -80,6 +80,7 @@ class Runner:
         new_token: Callable[[], str],
         chance: Callable[[], float],
         beat_ms: int = policy.BEAT_MS,
+        perform: Callable[[Command, Step], Event] = perform,
     ) -> None:
         self._journal = journal
         self._hints = hints
@@ -87,6 +88,7 @@ class Runner:
         self._owner = owner
         self._new_token = new_token
         self._chance = chance
+        self._perform_step = perform
         self._heart = Heart(journal, beat_ms=beat_ms)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
@@ -200,7 +202,7 @@ class Runner:
                 ports=self._ports,
             )
             try:
-                event = perform(command, step)
+                event = self._perform_step(command, step)
             except Cancelled as exc:
                 self._journal.release(lease)
                 return Worked(status="dropped", detail=str(exc))

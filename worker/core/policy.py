@@ -17,7 +17,7 @@ from worker.core.commands import (
     RunStudent,
     TakeTurn,
 )
-from worker.errors import DiagnosisError, Unavailable
+from worker.errors import DiagnosisError, NotYet, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +56,8 @@ _PAID = Patience(retries=8, base_ms=1_000, longest_ms=60_000)
 _STUDENT = Patience(retries=4, base_ms=500, longest_ms=8_000)
 #: Local work and S3: an outage is waited out; only the session's own deadline ends it.
 _OURS = Patience(retries=1_000_000, base_ms=500, longest_ms=15_000)
+#: Something of ours that ends by itself, mostly within a second.
+_SOON = Patience(retries=1_000_000, base_ms=200, longest_ms=2_000)
 #: An exception that nobody expected.
 _BUG = Patience(retries=2, base_ms=500, longest_ms=2_000)
 
@@ -78,6 +80,8 @@ def patience_for(command: Command, fault: Exception) -> Patience:
     An outage of our own servers is waited out whatever the step; a bug is tried a few times, since
     what looks like one is now and then the machine's.
     """
+    if isinstance(fault, NotYet):
+        return _SOON
     if isinstance(fault, Unavailable):
         return _OURS
     if not isinstance(fault, DiagnosisError):

@@ -6,6 +6,7 @@ the integration tests, the benchmarks and the chaos tests; nothing of it survive
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -73,7 +74,7 @@ class Fleet:
             place = nested
             for parent in parents:
                 place = place.setdefault(parent, {})
-            place[last] = value
+            place[last] = json.loads(value) if value.startswith("{") else value
         return load_settings(**nested)
 
     def set(self, **variables: str) -> None:

@@ -146,7 +146,10 @@ class Step:
         number: int = 1,
         replaces: str | None = None,
     ) -> PaidReply:
-        """Make one paid call.
+        """Make one paid call, to its end.
+
+        A step that is told to stop, or has lost its lease, begins no call; one that is under way
+        is not cut: a whole reply is charged exactly, a cut one at its bound.
 
         Args:
             request: What to send.
@@ -171,8 +174,12 @@ class Step:
             step_id=self.step_id,
             prompt_bound_tokens=prompt_bound_tokens,
             replaces=replaces,
-            stopped=self.stopped,
+            stopped=_to_its_end,
         )
+
+
+def _to_its_end() -> bool:
+    return False
 
 
 def closing_hold_id(session_id: str) -> str:
