@@ -138,7 +138,7 @@ def test_a_scripted_student_answers_from_a_mapping_after_its_faults() -> None:
 
 
 def test_a_scripted_student_may_be_a_function_of_query_and_seed() -> None:
-    cut = StudentAnswer(outcome=RunOutcome.CUT, content="fo")
+    cut = StudentAnswer(outcome=RunOutcome.CUT, content="four an")
     lines = {0: "four", 1: "", 2: cut, 3: TIMEOUT}
     student = ScriptedStudent(lambda _, seed: lines[seed])
 
