@@ -18,7 +18,7 @@ from worker.core.commands import (
 )
 from worker.core.policy import GiveUp, Patience, TryAgain, after_fault, patience_for
 from worker.core.values import Purpose, RunSpec, ToolCall
-from worker.errors import StudentFault, TeacherFault, Unavailable
+from worker.errors import NotYet, StudentFault, TeacherFault, Unavailable
 
 CALL = ToolCall(call_id="toolu_1", tool="get_trace", arguments_json="{}")
 SPEC = RunSpec(task_id="t", attempt=0)
@@ -150,6 +150,14 @@ def test_an_outage_of_our_own_servers_is_waited_out_whatever_the_step(step: str)
     # still trying after the longest session there is
     assert sum(waits) + 15_000 * (1_000_000 - len(waits)) > 86_400_000
     assert waits[-1] == 15_000
+
+
+@pytest.mark.parametrize("step", COMMANDS)
+def test_what_ends_by_itself_is_waited_for_in_short_steps(step: str) -> None:
+    waits = delays_ms(patience_for(COMMANDS[step], NotYet("not yet")), chance=1.0)
+
+    assert waits[:6] == [200, 400, 800, 1_600, 2_000, 2_000]
+    assert len(waits) == 100
 
 
 @pytest.mark.parametrize("step", ["prepare", "conclude"])
