@@ -64,9 +64,8 @@ def cut(text: str, chars: int) -> str:
 def shorten(text: str, chars: int) -> str:
     """Return the text on one line, with an ellipsis where it goes on."""
     line = " ".join(text[: 2 * chars].split())
-    if len(line) <= chars and len(text) <= 2 * chars:
-        return cut(line, 2 * chars)
-    return cut(line[:chars], 2 * chars) + ELLIPSIS
+    piece = cut(line[:chars], 2 * chars)
+    return piece if piece == line and len(text) <= 2 * chars else piece + ELLIPSIS
 
 
 def window(value: Json, handle: str, chars: int) -> Json:

@@ -127,7 +127,7 @@ class HitPage:
     #: False where there are more than `total`: they were not all counted.
     total_is_exact: bool
     words_used: tuple[str, ...]
-    #: Words that stand in so many traces that they say next to nothing.
+    #: Words that stand in so many traces that they say next to nothing; "the" goes without saying.
     words_ignored: tuple[str, ...]
     #: Words that no trace (or none that passes the filter) holds.
     words_unknown: tuple[str, ...]

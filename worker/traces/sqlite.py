@@ -32,7 +32,7 @@ from worker.traces.pool import ConnectionPool
 from worker.traces.reading import messages_of
 from worker.traces.search import find, locate, read_question
 from worker.traces.source import STEP_COLUMNS, attach, find_tables, translated, uri_of
-from worker.traces.words import Locator, prepare
+from worker.traces.words import Locator, named, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -130,8 +130,8 @@ class SqliteTraces:
                 total=found.total,
                 total_is_exact=found.exact,
                 words_used=tuple(word.text for word in query.used),
-                words_ignored=tuple(word.text for word in query.ignored),
-                words_unknown=tuple(word.text for word in query.unknown),
+                words_ignored=named(query.ignored),
+                words_unknown=named(query.unknown),
                 locator=locator,
             )
 

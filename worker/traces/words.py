@@ -25,6 +25,7 @@ __all__ = [
     "choose",
     "expression",
     "fold",
+    "named",
     "prepare",
     "quoted",
     "split",
@@ -99,6 +100,11 @@ def choose(words: Iterable[Word]) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
             used.append(word)
             ranked += word.traces
     return tuple(used), tuple(ignored)
+
+
+def named(words: Iterable[Word]) -> tuple[str, ...]:
+    """Return the words that are worth naming, as they were typed."""
+    return tuple(word.text for word in words if word.text not in _FUNCTION_WORDS)
 
 
 def expression(words: Iterable[Word]) -> str:
