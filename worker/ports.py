@@ -117,7 +117,7 @@ class Claim:
     attempt: int = 0
     #: How often a claim of this step ended without a word: its worker died or stalled.
     deaths: int = 0
-    #: How often this step was put back with an error.
+    #: How often this step was put back with an error that counts.
     retries: int = 0
     #: Number of records in the journal.
     length: int = 0
@@ -211,8 +211,11 @@ class Journal(Protocol):
         """Put events into the journal, end the step, make its followers due."""
         ...
 
-    def retry(self, lease: Lease, *, delay_ms: int, error: str) -> bool:
-        """Give the step back, due again after `delay_ms`; False where the lease was lost."""
+    def retry(self, lease: Lease, *, delay_ms: int, error: str, counts: bool = True) -> bool:
+        """Give the step back, due again after `delay_ms`; False where the lease was lost.
+
+        `counts` is False where nobody failed but a server of ours, which wears no patience out.
+        """
         ...
 
     def release(self, lease: Lease) -> bool:

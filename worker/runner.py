@@ -21,6 +21,7 @@ from worker.errors import (
     BudgetDenied,
     Cancelled,
     DiagnosisError,
+    IllegalEvent,
     Misconfigured,
     NotYet,
     StudentFault,
@@ -178,8 +179,9 @@ class Runner:
     def _work_on(self, claim: Claim, lease: Lease, known: _Known | None) -> Worked:
         try:
             now = self._fold(lease.session_id, known, claim.records)
-        except UnknownVersion as exc:
-            self._journal.retry(lease, delay_ms=policy.LONGEST_GRACE_MS, error=str(exc))
+        except (UnknownVersion, IllegalEvent) as exc:
+            # Not for this worker to end: a newer one, or a mended one, goes on from here.
+            self._wait(lease, policy.LONGEST_GRACE_MS, str(exc))
             raise
         if lease.step_id == "deadline":
             return self._commit(lease, now, DeadlinePassed(), drive=True)
@@ -215,16 +217,17 @@ class Runner:
     def _after_error(
         self, claim: Claim, lease: Lease, now: _Known, command: Command, exc: Exception
     ) -> Worked:
+        ours = policy.is_ours(exc)
         decision = policy.after_fault(
             policy.patience_for(command, exc),
-            retries=claim.retries,
+            retries=claim.attempt - 1 if ours else claim.retries,
             retryable=_retryable(exc),
             retry_after_ms=getattr(exc, "retry_after_ms", None),
             chance=self._chance(),
         )
         reason = _say(exc)
         if isinstance(decision, policy.TryAgain):
-            self._journal.retry(lease, delay_ms=decision.delay_ms, error=reason)
+            self._journal.retry(lease, delay_ms=decision.delay_ms, error=reason, counts=not ours)
             return Worked(status="retry", detail=reason)
         stop = Stop.BUDGET if isinstance(exc, BudgetDenied) else Stop.FAULT
         return self._fail(lease, now, command, reason, stop)
@@ -232,10 +235,13 @@ class Runner:
     def _fail(self, lease: Lease, now: _Known, command: Command, reason: str, stop: Stop) -> Worked:
         event = failure_of(command, reason, stop=stop)
         if event is None:
-            self._journal.retry(lease, delay_ms=policy.LONGEST_GRACE_MS, error=reason)
+            self._wait(lease, policy.LONGEST_GRACE_MS, reason)
             return Worked(status="retry", detail=reason)
         committed = self._commit(lease, now, event)
         return Worked(status="failed", detail=reason) if committed.status == "done" else committed
+
+    def _wait(self, lease: Lease, delay_ms: int, reason: str) -> None:
+        self._journal.retry(lease, delay_ms=delay_ms, error=reason, counts=False)
 
     def _commit(self, lease: Lease, now: _Known, event: Event, *, drive: bool = False) -> Worked:
         after = apply(now.session, event)

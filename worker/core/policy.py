@@ -17,12 +17,12 @@ from worker.core.commands import (
     RunStudent,
     TakeTurn,
 )
-from worker.errors import DiagnosisError, NotYet, Unavailable
+from worker.errors import DiagnosisError, Misconfigured, NotYet, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GiveUp", "Patience", "TryAgain", "after_fault", "patience_for"]
+__all__ = ["GiveUp", "Patience", "TryAgain", "after_fault", "is_ours", "patience_for"]
 
 #: How long a claim lives without a beat. A dead worker's step is free again after this long; a live
 #: worker that stalls longer loses its step. Four beats fit in.
@@ -50,9 +50,9 @@ class Patience:
     longest_ms: int
 
 
-#: Teacher and judge calls wait out a provider's bad minutes: 8 tries over about four minutes.
+#: Teacher and judge calls wait out a provider's bad minutes: 8 tries over 1.5 to 3 minutes.
 _PAID = Patience(retries=8, base_ms=1_000, longest_ms=60_000)
-#: A student's server that fails five times in about ten seconds is recorded as a fault.
+#: A student's server that fails five times in 4 to 8 seconds is recorded as a fault.
 _STUDENT = Patience(retries=4, base_ms=500, longest_ms=8_000)
 #: Local work and S3: an outage is waited out; only the session's own deadline ends it.
 _OURS = Patience(retries=1_000_000, base_ms=500, longest_ms=15_000)
@@ -82,7 +82,7 @@ def patience_for(command: Command, fault: Exception) -> Patience:
     """
     if isinstance(fault, NotYet):
         return _SOON
-    if isinstance(fault, Unavailable):
+    if is_ours(fault):
         return _OURS
     if not isinstance(fault, DiagnosisError):
         return _BUG
@@ -94,6 +94,11 @@ def patience_for(command: Command, fault: Exception) -> Patience:
         case Prepare() | Conclude():
             return _OURS
     assert_never(command)
+
+
+def is_ours(fault: Exception) -> bool:
+    """Whether a server or a rule of ours kept the step from working: it is waited out."""
+    return isinstance(fault, (NotYet, Unavailable, Misconfigured))
 
 
 def after_fault(

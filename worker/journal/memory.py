@@ -260,14 +260,14 @@ class MemoryJournal:
         )
 
     @_atomic
-    def retry(self, lease: Lease, *, delay_ms: int, error: str) -> bool:
+    def retry(self, lease: Lease, *, delay_ms: int, error: str, counts: bool = True) -> bool:
         """Give the step back, due again after `delay_ms`; False where the lease was lost."""
         session = self._sessions.get(lease.session_id)
         row = session.holds(lease) if session else None
         if session is None or row is None:
             return False
         row.leased, row.token, row.owner, row.last_error = False, "", "", error
-        row.retries += 1
+        row.retries += counts
         row.not_before = self._clock.now_ms() + delay_ms
         if row.stop:
             self._forget(lease.session_id, session, lease.step_id)

@@ -157,10 +157,18 @@ class RedisJournal:
         )
         return _committed(lease.session_id, reply)
 
-    def retry(self, lease: Lease, *, delay_ms: int, error: str) -> bool:
+    def retry(self, lease: Lease, *, delay_ms: int, error: str, counts: bool = True) -> bool:
         """Give the step back, due again after `delay_ms`; False where the lease was lost."""
         return bool(
-            self._run("retry", lease.session_id, lease.step_id, lease.fence, delay_ms, error)
+            self._run(
+                "retry",
+                lease.session_id,
+                lease.step_id,
+                lease.fence,
+                delay_ms,
+                error,
+                int(counts),
+            )
         )
 
     def release(self, lease: Lease) -> bool:

@@ -1,4 +1,4 @@
--- retry(sid, step, fence, delay_ms, error) -> 1 | 0 (the lease was lost)
+-- retry(sid, step, fence, delay_ms, error, counts) -> 1 | 0 (the lease was lost)
 -- The step is ready again after the delay; the sweep tells it.
 local sid, step = ARGV[1], ARGV[2]
 if not holds(sid, step, ARGV[3]) then return 0 end
@@ -6,7 +6,7 @@ local row = row_key(sid, step)
 local at = now + tonumber(ARGV[4])
 redis.call('HSET', row, 'state', 'ready', 'not_before', int(at), 'last_error', ARGV[5], 'owner', '')
 redis.call('HDEL', row, 'token', 'lease_until')
-redis.call('HINCRBY', row, 'retries', 1)
+redis.call('HINCRBY', row, 'retries', ARGV[6])
 if redis.call('HGET', row, 'stop') == '1' then
   forget(sid, step)
   drive_if_idle(sid)
