@@ -296,6 +296,7 @@ def test_contains_finds_the_reference_as_a_word_of_its_own() -> None:
         ("step 1 ... #### 18", "18"),
         ("2024-05-20", "20"),
         ("on 1/2/2024", "2024"),
+        ("we divide 45 / 9", "9"),
         ("v2 costs 30 in CO2", "30"),
     ],
 )

@@ -42,8 +42,8 @@ _NUMBER = re.compile(
     (?P<sign>(?<![\w)])[{_MINUS}+](?=[\d.$€£∞i]))?  # "10-3" is no minus three, "- 3" is an item
     (?:[$€£]\s?)?
     (?:
-        (?<!\d/)                                    # 3/4 and 1 1/2, but no date
-        (?:(?P<whole>\d+)[ ])?(?P<over>\d+)\s?/\s?(?P<under>\d+)(?![\d/])
+        (?<!\d/)                                    # 3/4 and 1 1/2; no date, no "45 / 9"
+        (?:(?P<whole>\d+)[ ])?(?P<over>\d+)/(?P<under>\d+)(?![\d/])
       | (?P<digits>(?:\d{{1,3}}(?:[{_GROUPING}]\d{{3}})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)
         (?:[eE](?P<exponent>[+-]?\d+)|\s?(?:[{_TIMES}]|\\times)\s?10\^\{{?(?P<power>[+-]?\d+)\}}?)?
       | (?P<endless>(?i:nan|inf|infinity)\b|∞)
