@@ -7,7 +7,7 @@ the step is due again, or its failure is in the journal, before the task ends.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import structlog
 
@@ -29,8 +29,13 @@ class StepFailed(DiagnosisError):
     """A step failed for good, which is in the journal; the session goes on. Cure: in the message."""
 
 
+class _Options(TypedDict):
+    ignore_result: bool
+    throws: tuple[type[Exception], ...]
+
+
 #: Options of every step task. `throws`: these are outcomes, logged without a traceback.
-OPTIONS = {
+OPTIONS: _Options = {
     "ignore_result": True,
     "throws": (StepWillRetry, StepFailed, Unavailable, UnknownVersion),
 }

@@ -48,11 +48,13 @@ def diagnose(self: Task[Any, Any], request: object) -> None:
         RequestInvalid, UnknownVersion: The request is refused; this is its result.
         Unavailable: Redis did not answer; the message is put back and tried again.
     """
+    task_id = self.request.id
+    assert task_id is not None, "a task that came as a message has an id"
     try:
-        system().door.open(_parsed(request, self.request.id))
+        system().door.open(_parsed(request, task_id))
     except BadInput as exc:
         # Stored here and not by Celery, since a sender may have asked to ignore results.
-        self.app.backend.store_result(self.request.id, exc, "FAILURE")
+        self.app.backend.store_result(task_id, exc, "FAILURE")
         raise
     except Unavailable:
         _again(self, request)
