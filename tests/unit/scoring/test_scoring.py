@@ -79,8 +79,8 @@ def test_an_unknown_scorer_is_refused_with_the_known_ones() -> None:
 
 
 def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(BadInput, match=r"no option 'tolerence'; it has .*relative_tolerance"):
-        validate_scorer("numeric", {"tolerence": 1}, "1")
+    with pytest.raises(BadInput, match=r"no option 'tolerant'; it has .*relative_tolerance"):
+        validate_scorer("numeric", {"tolerant": 1}, "1")
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_number_may_be_spelled_in_every_lossless_way(given_value: object, mean
         ("list_traces", '{"limit": 3', "not valid JSON"),
         ("list_traces", "[1]", "must be a JSON object, got [1]"),
         ("list_traces", 7, "must be a JSON object, got 7"),
-        ("list_traces", {"limt": 3}, "no argument 'limt'; did you mean 'limit'?"),
+        ("list_traces", {"limits": 3}, "no argument 'limits'; did you mean 'limit'?"),
         ("list_traces", {"limit": 0}, "limit must be an integer from 1 to 100, got 0"),
         ("list_traces", {"limit": 5.5}, "limit must be an integer from 1 to 100, got 5.5"),
         ("list_traces", {"limit": True}, "limit must be an integer from 1 to 100, got True"),
