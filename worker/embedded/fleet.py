@@ -116,6 +116,11 @@ class Fleet:
     def _add(self, kind: str, name: str, fields: Mapping[str, str]) -> None:
         self.set(**{f"{kind}__{name.upper()}__{key.upper()}": v for key, v in fields.items()})
 
+    def begin_default_workers(self) -> None:
+        """Start the two workers of a single machine and return at once."""
+        for plan in DEFAULT_WORKERS:
+            self.begin_worker(plan)
+
     def start_workers(self, plans: Sequence[WorkerPlan] = DEFAULT_WORKERS) -> list[Program]:
         """Start workers side by side; return once all of them take messages."""
         programs = [self.begin_worker(plan) for plan in plans]
@@ -135,11 +140,11 @@ class Fleet:
             ready=log_shows(_READY),
         )
 
-    def start_flower(self) -> str:
-        """Start Flower, read-only, on loopback; return its address."""
+    def begin_flower(self) -> str:
+        """Start Flower, read-only, on loopback, and return its address at once."""
         (port,) = free_ports(1)
         self.flower_url = f"http://127.0.0.1:{port}"
-        self._stack.add_process(
+        self._stack.begin_process(
             "flower",
             [
                 *(sys.executable, "-m", "celery", "--app", "worker.app", "flower"),

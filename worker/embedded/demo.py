@@ -1,0 +1,220 @@
+"""The demo: a whole session on this machine, from an empty folder to a diagnosis.
+
+Rule: everything is real but, without a key, the teacher: it is simulated and says so wherever it
+shows. Whatever ends the demo, no process of it stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from worker import bootstrap
+from worker.cli.enqueue import upload_home
+from worker.cli.output import dollars
+from worker.cli.panel import clusters_table
+from worker.cli.session import follow
+from worker.client import Client
+from worker.clock import SystemClock
+from worker.core import keys
+from worker.embedded.demo_benchmark import SYSTEM_PROMPT, TASKS, Answer, answer_key, write_home
+from worker.embedded.fleet import Fleet
+from worker.embedded.llama import MODEL
+from worker.embedded.stack import EmbeddedStack
+from worker.errors import DiagnosisError, Misconfigured
+from worker.student.http import HttpStudent
+from worker.wire.request import parse_request
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from pathlib import Path
+
+    from worker.bootstrap import System
+    from worker.embedded.demo_benchmark import Task
+    from worker.ports import Announcement
+    from worker.wire.result import DiagnoseResult
+
+__all__ = ["run_demo"]
+
+#: Runs that the student answers side by side; one thread computes them all.
+SLOTS = 8
+#: An answer is one short line.
+MAX_TOKENS = 32
+#: Of the teacher, when it is a real one.
+REAL_MODEL = "claude-opus-4-6"
+#: What a demo may cost.
+CAP_USD = 2
+
+console = Console()
+
+
+def run_demo(directory: Path, *, keep: bool) -> None:
+    """Run the demo in `directory`, which is emptied first; `keep` leaves it up until Ctrl-C.
+
+    Raises:
+        Misconfigured: Something did not start; the message holds the end of its log.
+    """
+    _empty(directory)
+    with _ends_on_sigterm(), EmbeddedStack(directory, llama_slots=SLOTS) as stack:
+        _say("servers are up: Valkey, SeaweedFS, llama.cpp with SmolLM2-135M")
+        fleet = Fleet(stack)
+        home = directory / "home"
+        _make_home(stack, home)
+        simulated = _add_teacher(fleet, directory)
+        fleet.set(
+            STUDENTS__DEFAULT__MAX_TOKENS=str(MAX_TOKENS),
+            STUDENTS__DEFAULT__SYSTEM_PROMPT=SYSTEM_PROMPT,
+        )
+        fleet.begin_default_workers()
+        flower_url = fleet.begin_flower()
+        stack.wait_ready()
+        _say(f"workers are up; Flower: {flower_url}")
+        result = _diagnose(fleet, home, directory / "artifacts")
+        _show(result, directory, simulated=simulated)
+        if keep:
+            _say(f"Flower stays at {flower_url} until Ctrl-C")
+            threading.Event().wait()
+
+
+def _diagnose(fleet: Fleet, home: Path, artifacts: Path) -> DiagnoseResult:
+    """Enqueue a session as a scheduler would, show it until it ends, fetch what it left."""
+    settings = fleet.settings()
+    system = bootstrap.build(settings, hints=_NoHints(), publish=_publishes_nothing)
+    client = Client(settings.broker, settings.results, key_prefix=settings.key_prefix)
+    try:
+        session_id = f"demo-{SystemClock().today()}"
+        request = {
+            "session_id": session_id,
+            "bundle": upload_home(home, system.artifacts),
+            "trigger": "demo",
+            "limits": {"max_cost_usd": CAP_USD},
+        }
+        client.enqueue(parse_request(request))
+        follow(system, session_id, wait_s=30)
+        result = client.result(session_id, timeout_s=30)
+        if result is None:
+            raise DiagnosisError(f"session {session_id} ended without a result")
+        _fetch(system, session_id, artifacts)
+        return result
+    finally:
+        client.close()
+        system.close()
+
+
+def _fetch(system: System, session_id: str, folder: Path) -> None:
+    """Copy the session's artifacts to a folder, so that they outlive the demo's own store."""
+    place = {"tenant": "default", "campaign": "default", "session_id": session_id}
+    manifest = system.artifacts.get(keys.manifest(**place)) or b'{"files": {}}'
+    for name, file in json.loads(manifest)["files"].items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        system.artifacts.get_file(file["key"], path)
+
+
+def _make_home(stack: EmbeddedStack, home: Path) -> None:
+    """Have the student answer every task once; its answers become the recorded traces."""
+    llama = stack.llama
+    student = HttpStudent(
+        llama.base_url,
+        llama.model,
+        llama.api_key,
+        timeout_ms=60_000,
+        max_tokens=MAX_TOKENS,
+        temperature=0.7,
+        system_prompt=SYSTEM_PROMPT,
+    )
+    try:
+        with ThreadPoolExecutor(SLOTS) as pool:
+            answers = list(pool.map(lambda task: _ask(student, task), TASKS))
+    finally:
+        student.close()
+    write_home(home, answers)
+    _say(f"the student has answered {len(answers)} tasks once: these are its recorded traces")
+
+
+def _ask(student: HttpStudent, task: Task) -> Answer:
+    started_s = SystemClock().now_ms() / 1000
+    said = student.answer(task.query, seed=4_711, run_id=f"recording-{task.task_id}")
+    return Answer(
+        task_id=task.task_id,
+        text=said.content or "",
+        started_s=started_s,
+        latency_s=said.latency_ms / 1000,
+        tokens=said.prompt_tokens + said.completion_tokens,
+        model=MODEL,
+    )
+
+
+def _add_teacher(fleet: Fleet, directory: Path) -> bool:
+    """Let requests name a teacher: Claude where there is a key, else the simulated one."""
+    key = os.environ.get("ANTHROPIC_API_KEY")
+    if key:
+        fleet.add_teacher("default", api_key=key, model=REAL_MODEL)
+        _say(f"the teacher is {REAL_MODEL}: this costs up to ${CAP_USD}")
+        return False
+    path = directory / "answer-key.json"
+    path.write_text(json.dumps(answer_key()), encoding="utf-8")
+    fleet.add_simulated_teacher(answer_key=path)
+    _say("the teacher is SIMULATED (no ANTHROPIC_API_KEY is set); its dollars are not real")
+    return True
+
+
+def _show(result: DiagnoseResult, directory: Path, *, simulated: bool) -> None:
+    word = "simulated, " if simulated else ""
+    console.print(f"\n[bold]{result.outcome}[/]: {result.reason}")
+    console.print(clusters_table(result))
+    console.print(f"cost: {dollars(result.cost_nusd)} ({word}exact to the nano-dollar)")
+    console.print(f"artifacts: {directory / 'artifacts'} (start with diagnosis.md)")
+    console.print(f"logs: {directory / 'logs'}")
+
+
+def _empty(directory: Path) -> None:
+    """Remove what an earlier demo left, and nothing else.
+
+    Raises:
+        Misconfigured: The folder holds something that is not a demo's.
+    """
+    if not directory.exists():
+        return
+    if any(directory.iterdir()) and not (directory / "stack.lock").exists():
+        raise Misconfigured(f"{str(directory)!r} is not empty and no demo's: give another folder")
+    shutil.rmtree(directory)
+
+
+@contextmanager
+def _ends_on_sigterm() -> Generator[None]:
+    """Turn SIGTERM into an orderly end: the stack stops its processes on the way out."""
+
+    def leave(number: int, frame: object) -> None:
+        del frame
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(text: str) -> None:
+    console.print(f"[dim]·[/] {text}")
+
+
+class _NoHints:
+    """This process only watches; the workers sweep."""
+
+    def tell(self, announcements: Sequence[Announcement]) -> None:
+        """Tell nobody."""
+
+
+def _publishes_nothing(result: DiagnoseResult, runtime_s: float) -> None:
+    raise AssertionError(f"the demo's own process concludes nothing ({result}, {runtime_s})")
