@@ -24,9 +24,15 @@ __all__ = ["Heart"]
 class Heart:
     """Beats for every lease that is being kept; starts its thread with the first one."""
 
-    def __init__(self, journal: Journal, *, beat_ms: int = policy.BEAT_MS) -> None:
+    def __init__(self, journal: Journal, *, beat_ms: int | None = policy.BEAT_MS) -> None:
+        """Take the journal of the leases.
+
+        Args:
+            journal: Renews them.
+            beat_ms: Time between two beats; None has no thread: its owner calls `beat`.
+        """
         self._journal = journal
-        self._beat_s = beat_ms / 1000
+        self._beat_s = None if beat_ms is None else beat_ms / 1000
         self._kept: dict[Lease, threading.Event] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -68,10 +74,13 @@ class Heart:
 
     def _start(self) -> None:
         """Start the thread, once a process (a forked child has none of its parent's)."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
-            self._thread.start()
+        if self._beat_s is None or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._thread = threading.Thread(
+            target=self._run, args=(self._beat_s,), name="heart", daemon=True
+        )
+        self._thread.start()
 
-    def _run(self) -> None:
-        while not self._closed.wait(self._beat_s):
+    def _run(self, beat_s: float) -> None:
+        while not self._closed.wait(beat_s):
             self.beat()

@@ -80,7 +80,7 @@ class Runner:
         owner: str,
         new_token: Callable[[], str],
         chance: Callable[[], float],
-        beat_ms: int = policy.BEAT_MS,
+        heart: Heart | None = None,
         perform: Callable[[Command, Step], Event] = perform,
     ) -> None:
         self._journal = journal
@@ -90,7 +90,7 @@ class Runner:
         self._new_token = new_token
         self._chance = chance
         self._perform_step = perform
-        self._heart = Heart(journal, beat_ms=beat_ms)
+        self._heart = heart or Heart(journal)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
