@@ -7,6 +7,7 @@ claimed by one worker at a time and committed once, under its key.
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
@@ -33,7 +34,8 @@ __all__ = [
     "tool_call",
 ]
 
-#: How long the door waits before it sends a request round again while Redis is away.
+#: How long the door waits for Redis, and between two looks at it.
+PATIENCE_S = 600.0
 AGAIN_S = 1.0
 
 
@@ -46,18 +48,16 @@ def diagnose(self: Task[Any, Any], request: object) -> None:
 
     Raises:
         RequestInvalid, UnknownVersion: The request is refused; this is its result.
-        Unavailable: Redis did not answer; the message is put back and tried again.
+        Unavailable: Redis did not answer for ten minutes; enqueue it again.
     """
     task_id = self.request.id
     assert task_id is not None, "a task that came as a message has an id"
     try:
-        system().door.open(_parsed(request, task_id))
+        _open(_parsed(request, task_id))
     except BadInput as exc:
         # Stored here and not by Celery, since a sender may have asked to ignore results.
         self.app.backend.store_result(task_id, exc, "FAILURE")
         raise
-    except Unavailable:
-        _again(self, request)
     raise Ignore
 
 
@@ -77,10 +77,24 @@ def _parsed(request: object, task_id: str) -> DiagnoseRequest:
     return parsed
 
 
-def _again(task: Task[Any, Any], request: object) -> None:
-    """Send the request once more: until it is a session, the message is all there is of it."""
-    threading.Event().wait(AGAIN_S)
-    task.app.send_task(DIAGNOSE, args=(request,), task_id=task.request.id, queue="control")
+def _open(request: DiagnoseRequest) -> None:
+    """Open the session, waiting while Redis is away: the message is all there is of it so far.
+
+    Raises:
+        BadInput: The request is refused.
+        Unavailable: Redis was away for all of `PATIENCE_S`; the scheduler has to say it again.
+    """
+    tick = threading.Event()
+    until_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            system().door.open(request)
+        except Unavailable:
+            if time.monotonic() > until_s:
+                raise
+            tick.wait(AGAIN_S)
+        else:
+            return
 
 
 @app.task(name="diagnosis.prepare", **OPTIONS)

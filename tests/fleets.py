@@ -25,7 +25,7 @@ from worker.embedded.stack import EmbeddedStack
 from worker.wire.request import DiagnoseRequest, parse_request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from worker.bootstrap import System
     from worker.ports import Announcement
@@ -46,7 +46,7 @@ WORKERS = (
 class _Untold:
     """Hints of this process are not needed: the workers sweep."""
 
-    def tell(self, announcements: tuple[Announcement, ...]) -> None:
+    def tell(self, announcements: Sequence[Announcement]) -> None:
         """Tell nobody."""
 
 

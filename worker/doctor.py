@@ -137,7 +137,7 @@ def _broker(settings: Settings) -> Iterator[Check]:
 
     try:
         with app.connection_for_read() as connection:
-            connection.ensure_connection(max_retries=1, timeout=PROBE_TIMEOUT_S)
+            connection.ensure_connection(max_retries=1, timeout=int(PROBE_TIMEOUT_S))
         answers: Any = app.control.inspect(timeout=1.5).active_queues() or {}
     except (OSError, redis.RedisError, *_operational_errors()) as exc:
         yield Check(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["SCHEMA", "build_large_store"]
+__all__ = ["SCHEMA", "build_large_store", "draw_words"]
 
 #: The tables of OpenJarvis 1.0.4. It has no index on `trace_steps.trace_id` either.
 SCHEMA = """
@@ -40,7 +40,10 @@ _COMMON = (
     "the to your flight reservation is for and a you of on i would like with can please user "
     "cancel change book refund policy airport baggage passenger payment certificate travel"
 )
-_WORDS = (*_COMMON.split(" "), *(f"{head}{tail}" for head in "bcdfglmnprst" for tail in range(2_000)))
+_WORDS = (
+    *_COMMON.split(" "),
+    *(f"{head}{tail}" for head in "bcdfglmnprst" for tail in range(2_000)),
+)
 #: Zipf's law: the n-th word is n times rarer than the first.
 _WEIGHTS = tuple(itertools.accumulate(1 / n for n in range(1, len(_WORDS) + 1)))
 _TOOLS = ("get_user_details", "search_direct_flight", "book_reservation", "calculate")
@@ -57,6 +60,11 @@ def build_large_store(path: Path, traces: int, steps: int) -> Path:
             connection.executemany(_ADD_STEP, _steps(chance, number, steps))
         connection.execute("COMMIT")
     return path
+
+
+def draw_words(chance: random.Random, count: int) -> list[str]:
+    """Return words as frequent as in the stores that are built here."""
+    return chance.choices(_WORDS, cum_weights=_WEIGHTS, k=count)
 
 
 _ADD_TRACE = (
@@ -92,4 +100,4 @@ def _steps(chance: random.Random, number: int, steps: int) -> Iterator[tuple[obj
 
 
 def _text(chance: random.Random, words: int) -> str:
-    return " ".join(chance.choices(_WORDS, cum_weights=_WEIGHTS, k=words))
+    return " ".join(draw_words(chance, words))

@@ -51,7 +51,7 @@ class ForgetfulConnection(redis.Connection):
         self._loses = args[0] == "EVALSHA" and not self._lost_last
         super().send_command(*args, **kwargs)
 
-    def read_response(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as redis-py has it
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
         reply = cast("Any", super().read_response(*args, **kwargs))
         if self._loses:
             self._loses, ForgetfulConnection._lost_last = False, True

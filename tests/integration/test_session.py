@@ -159,8 +159,8 @@ def test_any_celery_client_can_enqueue_by_name(harness: Harness) -> None:
         task_id=session_id,
         queue="control",
     )
-    pending = AsyncResult(session_id, app=app)
-    result = pending.get(timeout=60)
+    pending: AsyncResult[Any] = AsyncResult(session_id, app=app)
+    result: Any = pending.get(timeout=60)
     del pending  # it unsubscribes, which takes a connection
     app.close()
 

@@ -95,7 +95,7 @@ def ask_whole(client: anthropic.Anthropic, text: str = "hello", **fields: Any) -
     return cast("Message", client.messages.create(**body_of(text, fields)))
 
 
-def control(teacher: SimulatedTeacher, method: str, path: str, body: Any = None) -> Any:  # noqa: ANN401
+def control(teacher: SimulatedTeacher, method: str, path: str, body: Any = None) -> Any:
     with closing(HTTPConnection("127.0.0.1", teacher.port, timeout=WAIT_S)) as connection:
         connection.request(method, path, json.dumps(body) if body is not None else b"")
         return json.loads(connection.getresponse().read())
@@ -126,7 +126,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise AssertionError("waited in vain")
 
 
-def as_received(block: Any) -> dict[str, Any]:  # noqa: ANN401
+def as_received(block: Any) -> dict[str, Any]:
     """Return a block as the provider sent it: the SDK adds a field of its own."""
     return block.model_dump(exclude={"parsed_output"})
 

@@ -191,7 +191,7 @@ class Scripted:
                 connection.close()
 
 
-def _read_request(incoming: Any) -> Seen | None:  # noqa: ANN401 - a socket's file
+def _read_request(incoming: Any) -> Seen | None:
     line = incoming.readline().decode().strip()
     if not line:
         return None

@@ -23,6 +23,6 @@ def demo(directory: Path, keep: bool) -> None:  # noqa: FBT001 - click's way
 
     The teacher is simulated unless ANTHROPIC_API_KEY is set.
     """
-    from worker.embedded.demo import run_demo
+    from worker.cli.demo_session import run_demo
 
     run_demo(directory, keep=keep)

@@ -91,7 +91,7 @@ def list_accounts(as_json: bool) -> None:  # noqa: FBT001 - click's way
     """Show all accounts but the sessions' own."""
     with connected() as system:
         accounts = system.ledger.accounts()
-    table = Table("scope", "cap", "spent", "held", "unknown outcome", "free", box=None)
+    table = Table("scope", "cap", "spent", "held", "unknown outcome", "free", "", box=None)
     for account in accounts:
         amounts = (
             account.cap_nusd,
@@ -102,9 +102,11 @@ def list_accounts(as_json: bool) -> None:  # noqa: FBT001 - click's way
         )
         if as_json:
             names = ("cap_nusd", "posted_nusd", "held_nusd", "unknown_nusd", "free_nusd")
-            click.echo(_json({"scope": account.scope, **dict(zip(names, amounts, strict=True))}))
+            row = {**dict(zip(names, amounts, strict=True)), "frozen": account.frozen}
+            click.echo(json.dumps({"scope": account.scope, **row}))
         else:
-            table.add_row(account.scope, *(dollars(amount) for amount in amounts))
+            state = "[red]frozen[/]" if account.frozen else ""
+            table.add_row(account.scope, *(dollars(amount) for amount in amounts), state)
     if not as_json:
         console.print(table)
 
@@ -124,14 +126,36 @@ def set_cap(scope: str, usd: float) -> None:
     console.print(f"{scope}: {dollars(account.posted_nusd)} spent of {dollars(account.cap_nusd)}")
 
 
+@budget.command()
+@click.argument("scope")
+def freeze(scope: str) -> None:
+    """Take no more reservations from SCOPE until `unfreeze`."""
+    with connected() as system:
+        system.ledger.freeze(scope)
+    console.print(f"{scope} is frozen: its sessions end with what they know")
+
+
+@budget.command()
+@click.argument("scope")
+def unfreeze(scope: str) -> None:
+    """Take reservations from SCOPE again, also after a breach."""
+    with connected() as system:
+        system.ledger.unfreeze(scope)
+    console.print(f"{scope} takes reservations again")
+
+
+@budget.command()
+@click.option("--off", is_flag=True, help="Let spending go on.")
+def kill(off: bool) -> None:  # noqa: FBT001 - click's way
+    """Stop all spending of the fleet at once."""
+    with connected() as system:
+        system.ledger.kill(on=not off)
+    console.print("spending goes on" if off else "no paid call is made until `budget kill --off`")
+
+
 def _known_queues(queues: str) -> list[str]:
     names = [name.strip() for name in queues.split(",") if name.strip()]
     unknown = [name for name in names if name not in {queue.value for queue in Queue}]
     if unknown or not names:
         raise click.UsageError(f"--queues: {unknown or queues!r} is not among {_QUEUES}")
     return names
-
-
-def _json(value: dict[str, object]) -> str:
-
-    return json.dumps(value)

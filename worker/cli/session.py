@@ -93,11 +93,13 @@ def follow(system: System, session_id: str, *, wait_s: float) -> str:
             if seen is not None:
                 live.update(session_panel(seen, clock.now_ms()))
                 if seen.outcome is not None:
-                    return seen.outcome
+                    break
             elif waited_s >= wait_s:
                 _refused_or_missing(session_id)
             tick.wait(LOOK_EVERY_S)
             waited_s += LOOK_EVERY_S
+    console.print()
+    return seen.outcome
 
 
 def show_result(found: DiagnoseResult | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from worker.core.clusters import Refused, read_submission, read_text
 from worker.core.transcript import visible_text
@@ -101,7 +101,7 @@ def _submitted(
     """Return a submission that cannot be sent back for repair: strictly read, else as text."""
     if not isinstance(arguments, dict):
         return None
-    fields: dict[str, Any] = arguments
+    fields = cast("dict[str, Any]", arguments)
     ending = read_submission(fields, task_ids=task_ids, trace_ids=trace_ids)
     if not isinstance(ending, Refused):
         return ending

@@ -1,7 +1,7 @@
-"""The demo's benchmark: short tasks whose answers a rule can check, written for a very small model.
+"""The demo's data: forty short tasks, and the home that a student's real answers to them make.
 
-Rule: nothing about the student is scripted. It is asked once; what it says, right and wrong, becomes
-the traces of a home as OpenJarvis writes it.
+Rule: the tasks are written here, the answers are not. What the traces hold was said by the student;
+whether it was right is for the task's scorer to say.
 """
 
 from __future__ import annotations
@@ -9,260 +9,41 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from worker.core.scoring import score
+from worker.core.scoring import Scorer, read_scorer, score
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["AGENT", "SYSTEM_PROMPT", "TASKS", "Answer", "Task", "answer_key", "write_home"]
+    from worker.ports import Clock, StudentAnswer
 
-AGENT = "quick-answers"
-SYSTEM_PROMPT = "You are a helpful assistant. Answer in one short line."
+__all__ = [
+    "AGENT",
+    "MAX_TOKENS",
+    "SYSTEM_PROMPT",
+    "TEMPERATURE",
+    "DemoTask",
+    "answer_key",
+    "benchmark",
+    "demo_tasks",
+    "is_right",
+    "write_home",
+]
 
+AGENT = "quiz"
+#: What the student is told before each task. Without it SmolLM2 explains until it is cut off.
+SYSTEM_PROMPT = "Reply with the answer only, in at most five words. No explanation."
+#: Enough for a sentence; what is longer is not one of these answers.
+MAX_TOKENS = 24
+#: What SmolLM2's makers recommend: sure of what it knows, so failures repeat.
+TEMPERATURE = 0.2
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One task with its answer and the rule that checks it."""
-
-    task_id: str
-    category: str
-    query: str
-    answer: str
-    scorer: str
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the student said to a task."""
-
-    task_id: str
-    text: str
-    started_s: float
-    latency_s: float
-    tokens: int
-    model: str
-
-
-def _tasks(
-    category: str, scorer: str, rows: Iterable[tuple[str, str]], **options: object
-) -> tuple[Task, ...]:
-    return tuple(
-        Task(
-            task_id=f"{category}-{number:02d}",
-            category=category,
-            query=query,
-            answer=answer,
-            scorer=scorer,
-            options=options,
-        )
-        for number, (query, answer) in enumerate(rows, 1)
-    )
-
-
-TASKS: tuple[Task, ...] = (
-    *_tasks(
-        "arithmetic",
-        "numeric",
-        (
-            ("What is 2 + 2?", "4"),
-            ("What is 7 + 5?", "12"),
-            ("What is 9 - 4?", "5"),
-            ("What is 6 times 7?", "42"),
-            ("What is 48 divided by 6?", "8"),
-            ("What is 17 + 28?", "45"),
-            ("What is 123 - 78?", "45"),
-        ),
-    ),
-    *_tasks(
-        "facts",
-        "contains",
-        (
-            ("What is the capital of France?", "Paris"),
-            ("What is the capital of Japan?", "Tokyo"),
-            ("What is the capital of Italy?", "Rome"),
-            ("Which planet is known as the Red Planet?", "Mars"),
-            ("What is the chemical symbol of gold?", "Au"),
-            ("Who wrote Romeo and Juliet?", "Shakespeare"),
-            ("What is the largest ocean on Earth?", "Pacific"),
-        ),
-    ),
-    *_tasks(
-        "format",
-        "exact",
-        (
-            ("Answer with the single word yes: is water wet?", "yes"),
-            ("Write the word BLUE in lower case. Answer with that word only.", "blue"),
-            ("Repeat exactly this text and nothing else: alpha beta gamma", "alpha beta gamma"),
-            ("Answer with one letter only. Which letter comes after A?", "B"),
-            ("Write the numbers 1, 2 and 3 with commas and no spaces.", "1,2,3"),
-            ("Write the word cat in capital letters. Answer with that word only.", "CAT"),
-        ),
-    ),
-    *_tasks(
-        "extraction",
-        "contains",
-        (
-            (
-                "Text: 'Anna lives in Oslo and works in Bergen.' In which city does Anna live?",
-                "Oslo",
-            ),
-            (
-                "Text: 'The invoice 4711 is due on Friday.' What is the number of the invoice?",
-                "4711",
-            ),
-            ("Text: 'Call Peter at 555-0199 after six.' What is the phone number?", "555-0199"),
-            ("Text: 'The red car is faster than the green car.' Which car is faster?", "red"),
-            (
-                "Text: 'Mail the report to sam@example.com.' What is the mail address?",
-                "sam@example.com",
-            ),
-            ("Text: 'Lunch costs 12 euros, dinner costs 20.' How much does dinner cost?", "20"),
-        ),
-    ),
-    *_tasks(
-        "dates",
-        "contains",
-        (
-            ("Which day comes after Monday?", "Tuesday"),
-            ("Which month comes before June?", "May"),
-            ("How many days are there in a week? Answer with the number.", "7"),
-            ("Which day is two days after Thursday?", "Saturday"),
-            ("Write 5 March 2024 as YYYY-MM-DD.", "2024-03-05"),
-            ("How many days does February have in 2024?", "29"),
-        ),
-    ),
-    *_tasks(
-        "spelling",
-        "contains",
-        (
-            ("Spell the word dog backwards.", "god"),
-            ("What is the first letter of the word banana?", "b"),
-            ("How many letters has the word apple? Answer with the number.", "5"),
-            ("Which word is spelled correctly: 'recieve' or 'receive'?", "receive"),
-            ("What is the plural of mouse?", "mice"),
-        ),
-    ),
-    *_tasks(
-        "word-problems",
-        "numeric",
-        (
-            ("Tom has 3 apples and buys 4 more. How many apples has he?", "7"),
-            ("A book costs 8 dollars. How much do 3 books cost?", "24"),
-            ("There are 20 birds on a tree and 6 fly away. How many are left?", "14"),
-            ("A train leaves at 9 and arrives at 14. How many hours does it take?", "5"),
-            ("Lisa is 12 and her brother is 5 years younger. How old is he?", "7"),
-        ),
-    ),
-)
-
-
-def answer_key() -> list[dict[str, str]]:
-    """Return the answers for the simulated teacher's own runs."""
-    return [{"query": task.query, "answer": task.answer} for task in TASKS]
-
-
-def write_home(directory: Path, answers: Iterable[Answer]) -> None:
-    """Write a home in OpenJarvis's format: the benchmark, and the student's answers as traces."""
-    directory.mkdir(parents=True, exist_ok=True)
-    _write_traces(directory / "traces.db", answers)
-    (directory / "benchmark.json").write_text(_benchmark(), encoding="utf-8")
-    (directory / "config.toml").write_text(_CONFIG, encoding="utf-8")
-    prompt = directory / "agents" / AGENT / "system_prompt.md"
-    prompt.parent.mkdir(parents=True, exist_ok=True)
-    prompt.write_text(SYSTEM_PROMPT + "\n", encoding="utf-8")
-    tools = directory / "tools" / "descriptions.toml"
-    tools.parent.mkdir(exist_ok=True)
-    tools.write_text(_DESCRIPTIONS, encoding="utf-8")
-
-
-def _benchmark() -> str:
-    samples = [
-        {
-            "trace_id": task.task_id,
-            "query": task.query,
-            "reference_answer": task.answer,
-            "agent": AGENT,
-            "category": task.category,
-            "feedback_score": 1.0,
-            "metadata": {"scorer": task.scorer, "scorer_options": dict(task.options)},
-        }
-        for task in TASKS
-    ]
-    return json.dumps({"workflow_id": "demo", "samples": samples}, indent=1, ensure_ascii=False)
-
-
-def _write_traces(path: Path, answers: Iterable[Answer]) -> None:
-    by_id = {task.task_id: task for task in TASKS}
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executescript(_SCHEMA)
-        for answer in answers:
-            _write_trace(connection, by_id[answer.task_id], answer)
-
-
-def _write_trace(connection: sqlite3.Connection, task: Task, answer: Answer) -> None:
-    passed = score(task.scorer, task.options, answer.text, task.answer).passed
-    trace_id = f"demo-{task.task_id}"
-    messages = [
-        {"role": "system", "content": SYSTEM_PROMPT},
-        {"role": "user", "content": task.query},
-        {"role": "assistant", "content": answer.text},
-    ]
-    ended_s = answer.started_s + answer.latency_s
-    connection.execute(
-        "INSERT INTO traces (trace_id, query, agent, model, engine, result, outcome, feedback,"
-        " started_at, ended_at, total_tokens, total_latency_seconds, metadata, messages)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(trace_id, task.query, AGENT, answer.model, "llama.cpp", answer.text),
-            *("success" if passed else "failure", None, answer.started_s, ended_s),
-            *(answer.tokens, answer.latency_s),
-            *(json.dumps({"task_id": task.task_id}), json.dumps(messages, ensure_ascii=False)),
-        ),
-    )
-    steps = (
-        ("route", {"query": task.query}, {"agent": AGENT}),
-        ("generate", {"messages": messages[:2]}, {"content": answer.text}),
-        ("respond", {}, {"content": answer.text}),
-    )
-    connection.executemany(
-        "INSERT INTO trace_steps (trace_id, step_index, step_type, timestamp, duration_seconds,"
-        " input, output) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                *(trace_id, index, kind, answer.started_s),
-                answer.latency_s if kind == "generate" else 0.0,
-                json.dumps(given, ensure_ascii=False),
-                json.dumps(made, ensure_ascii=False),
-            )
-            for index, (kind, given, made) in enumerate(steps)
-        ],
-    )
-
-
-_CONFIG = f"""\
-# The configuration of the demo's student.
-[engine]
-default = "llama.cpp"
-
-[intelligence]
-default_model = "smollm2-135m-instruct"
-temperature = 0.7
-
-[agent]
-default_agent = "{AGENT}"
-max_turns = 1
-"""
-
-_DESCRIPTIONS = """\
-[calculator]
-description = "Computes an arithmetic expression. The demo's agent does not use it yet."
-"""
-
+#: As OpenJarvis 1.0.4's TraceStore makes them.
 _SCHEMA = """
 CREATE TABLE traces (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -279,7 +60,8 @@ CREATE TABLE traces (
     total_tokens INTEGER NOT NULL DEFAULT 0,
     total_latency_seconds REAL NOT NULL DEFAULT 0.0,
     metadata TEXT NOT NULL DEFAULT '{}',
-    messages TEXT NOT NULL DEFAULT '[]');
+    messages TEXT NOT NULL DEFAULT '[]'
+);
 CREATE TABLE trace_steps (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     trace_id TEXT NOT NULL,
@@ -290,11 +72,196 @@ CREATE TABLE trace_steps (
     input TEXT NOT NULL DEFAULT '{}',
     output TEXT NOT NULL DEFAULT '{}',
     metadata TEXT NOT NULL DEFAULT '{}',
-    FOREIGN KEY (trace_id) REFERENCES traces(trace_id));
+    FOREIGN KEY (trace_id) REFERENCES traces(trace_id)
+);
 CREATE VIRTUAL TABLE traces_fts USING fts5(
-    trace_id, query, result, agent, content='traces', content_rowid='rowid', tokenize='unicode61');
+    trace_id, query, result, agent,
+    content='traces', content_rowid='rowid', tokenize='unicode61'
+);
 CREATE TRIGGER traces_fts_ai AFTER INSERT ON traces BEGIN
     INSERT INTO traces_fts(rowid, trace_id, query, result, agent)
     VALUES (new.rowid, new.trace_id, new.query, new.result, new.agent);
 END;
 """
+
+_CONFIG = """\
+# The home of the demo's student: a small model that answers short questions.
+[engine]
+default = "llamacpp"
+
+[intelligence]
+default_model = "{model}"
+temperature = {temperature}
+max_tokens = {max_tokens}
+
+[agent]
+default_agent = "{agent}"
+max_turns = 1
+
+[learning.distillation]
+enabled = true
+"""
+
+_TOOLS = "# This agent answers by itself: it has no tools.\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoTask:
+    """One task of the demo."""
+
+    task_id: str
+    category: str
+    query: str
+    #: A right answer; also what outputs are compared with, where the scorer needs no more.
+    answer: str
+    scorer: Scorer
+
+
+@cache
+def demo_tasks() -> tuple[DemoTask, ...]:
+    """Return the tasks, in the order of their categories."""
+    text = files("worker.embedded").joinpath("demo_tasks.json").read_text(encoding="utf-8")
+    return tuple(_task(row) for row in json.loads(text))
+
+
+def answer_key() -> list[dict[str, str]]:
+    """Return what the simulated teacher answers to the tasks, in the shape it reads."""
+    return [{"query": task.query, "answer": task.answer} for task in demo_tasks()]
+
+
+def benchmark() -> dict[str, Any]:
+    """Return the tasks as the content of a `benchmark.json`."""
+    return {"workflow_id": "demo", "samples": [_sample(task) for task in demo_tasks()]}
+
+
+def is_right(task: DemoTask, answer: StudentAnswer) -> bool:
+    """Whether the student's answer is right; an empty one is not."""
+    if answer.content is None:
+        return False
+    return score(task.scorer.name, task.scorer.options, answer.content, task.answer).passed
+
+
+def write_home(directory: Path, answers: Mapping[str, StudentAnswer], clock: Clock) -> None:
+    """Write the home of a student that has answered tasks: one trace for each answer.
+
+    Args:
+        directory: Where the home is made; it may exist and then is overwritten.
+        answers: What the student said, by task id. A task without an answer (its server failed)
+            gets no trace.
+        clock: Says when the answers were given: the last one just now.
+    """
+    prompt = directory / "agents" / AGENT / "system_prompt.md"
+    prompt.parent.mkdir(parents=True, exist_ok=True)
+    prompt.write_text(f"{SYSTEM_PROMPT}\n", encoding="utf-8")
+    tools = directory / "tools" / "descriptions.toml"
+    tools.parent.mkdir(exist_ok=True)
+    tools.write_text(_TOOLS, encoding="utf-8")
+    config = _CONFIG.format(
+        model=_model(answers.values()), temperature=TEMPERATURE, max_tokens=MAX_TOKENS, agent=AGENT
+    )
+    (directory / "config.toml").write_text(config, encoding="utf-8")
+    content = json.dumps(benchmark(), ensure_ascii=False, indent=1)
+    (directory / "benchmark.json").write_text(f"{content}\n", encoding="utf-8")
+    _write_traces(directory / "traces.db", answers, clock.now_ms())
+
+
+def _task(row: Mapping[str, Any]) -> DemoTask:
+    scorer = read_scorer(row)
+    if scorer is None:
+        raise ValueError(f"task {row['task_id']!r} of the demo has no scorer: give it one")
+    return DemoTask(
+        task_id=row["task_id"],
+        category=row["category"],
+        query=row["query"],
+        answer=row["answer"],
+        scorer=scorer,
+    )
+
+
+def _sample(task: DemoTask) -> dict[str, Any]:
+    return {
+        "trace_id": task.task_id,
+        "query": task.query,
+        "reference_answer": task.answer,
+        "agent": AGENT,
+        "category": task.category,
+        "feedback_score": 1.0,
+        "metadata": {"scorer": {"name": task.scorer.name, **task.scorer.options}},
+    }
+
+
+def _model(answers: Iterable[StudentAnswer]) -> str:
+    return next((answer.model for answer in answers if answer.model), "unknown")
+
+
+def _write_traces(path: Path, answers: Mapping[str, StudentAnswer], now_ms: int) -> None:
+    path.unlink(missing_ok=True)
+    answered = [task for task in demo_tasks() if task.task_id in answers]
+    at_ms = now_ms - sum(answers[task.task_id].latency_ms for task in answered)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executescript(_SCHEMA)
+        for task in answered:
+            answer = answers[task.task_id]
+            _insert(db, "traces", _trace(task, answer, at_ms))
+            for index, step in enumerate(_steps(task, answer, at_ms)):
+                _insert(db, "trace_steps", {"step_index": index, **step})
+            at_ms += answer.latency_ms
+
+
+def _trace(task: DemoTask, answer: StudentAnswer, at_ms: int) -> dict[str, Any]:
+    right = is_right(task, answer)
+    said = {"role": "assistant", "content": answer.content}
+    return {
+        "trace_id": _trace_id(task),
+        "query": task.query,
+        "agent": AGENT,
+        "model": answer.model,
+        "engine": "llamacpp",
+        "result": answer.content or "",
+        "outcome": "success" if right else "failure",
+        "feedback": 1.0 if right else 0.0,
+        "started_at": at_ms / 1000,
+        "ended_at": (at_ms + answer.latency_ms) / 1000,
+        "total_tokens": answer.prompt_tokens + answer.completion_tokens,
+        "total_latency_seconds": answer.latency_ms / 1000,
+        "metadata": json.dumps({"task_id": task.task_id, "category": task.category}),
+        "messages": json.dumps([*_messages(task), said], ensure_ascii=False),
+    }
+
+
+def _steps(task: DemoTask, answer: StudentAnswer, at_ms: int) -> list[dict[str, Any]]:
+    generated = {"content": answer.content, "finish_reason": answer.finish_reason}
+    tokens = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
+    return [
+        {
+            "trace_id": _trace_id(task),
+            "step_type": "generate",
+            "timestamp": at_ms / 1000,
+            "duration_seconds": answer.latency_ms / 1000,
+            "input": json.dumps({"messages": _messages(task)}, ensure_ascii=False),
+            "output": json.dumps(generated, ensure_ascii=False),
+            "metadata": json.dumps({**tokens, "model": answer.model}),
+        },
+        {
+            "trace_id": _trace_id(task),
+            "step_type": "respond",
+            "timestamp": (at_ms + answer.latency_ms) / 1000,
+            "output": json.dumps({"content": answer.content or ""}, ensure_ascii=False),
+        },
+    ]
+
+
+def _messages(task: DemoTask) -> list[dict[str, str]]:
+    return [
+        {"role": "system", "content": SYSTEM_PROMPT},
+        {"role": "user", "content": task.query},
+    ]
+
+
+def _trace_id(task: DemoTask) -> str:
+    return f"trace-{task.task_id}"
+
+
+def _insert(db: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
+    names, places = ", ".join(row), ", ".join("?" * len(row))
+    db.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", tuple(row.values()))  # noqa: S608 - our own names

@@ -1,18 +1,26 @@
 """Paying for an engine's calls: bounds where the model has a price, estimates where it has none.
 
-Rule: no call without a reservation, and the engine's own `cost_usd` is the truth. A call is held at
-the bound of its model's price, or at the dearest call so far if that is more. An engine that charges
-more than any bound (or has no price) can pass the cap by one such call; none is made after it.
+Rule: no call without a reservation, and the engine's own `cost_usd` is the truth. A model with a
+price is held at the bound of the call, so the cap is never passed unless the engine charges more
+than that price allows. A model without one is held at its dearest call so far, and the exploration
+leaves enough for one more, the closing call; it can pass the cap by the calls under way.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from worker.core.bounds import cache_writes, call_bound_nusd
-from worker.core.prices import Price, cost_nusd, price_of
+from worker.core.bounds import (
+    MIN_USEFUL_OUTPUT_TOKENS,
+    affordable_output_tokens,
+    cache_writes,
+    call_bound_nusd,
+    json_bytes,
+)
+from worker.core.bounds import prompt_bound_tokens as bound_of_bytes
+from worker.core.prices import Price, cost_nusd, price_of, usd
 from worker.core.values import Usage
 from worker.errors import BudgetDenied, TeacherFault, UnknownModel
 from worker.paid import PaidReply
@@ -27,10 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = ["EnginePayer", "price_or_none"]
 
-#: What a call of a model without a price is held at before any has been paid: one tenth of a cent.
-FIRST_ESTIMATE_NUSD = 1_000_000
+#: What a call of a model without a price is held at before any has been paid: the least there is.
+FIRST_ESTIMATE_NUSD = 1
 #: Longer than any engine's own time-out.
 DEADLINE_MS = 3_600_000
+#: Kinds of calls that come after the exploration.
+_LAST = frozenset({"close", "extract"})
+#: How much of a fault's words stands in the ledger.
+_WHY_CHARS = 200
 
 
 def price_or_none(model: str) -> Price | None:
@@ -41,15 +53,58 @@ def price_or_none(model: str) -> Price | None:
         return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """A call and the reservation that it is made under."""
+
+    reservation_id: str
+    request: TeacherRequest
+    scopes: Sequence[str]
+    kind: CallKind
+    step_id: str
+    price: Price | None
+    prompt_bound_tokens: int
+
+    @property
+    def bound_nusd(self) -> int:
+        """The most that the model's price allows; 0 where it has none."""
+        if self.price is None:
+            return 0
+        writes = self._cache_writes
+        return call_bound_nusd(
+            self.price, self.prompt_bound_tokens, self.request.max_tokens, **writes
+        )
+
+    def shrunk_to(self, free_nusd: int) -> _Call | None:
+        """Return the call with as much output as `free_nusd` carries; None where that is no use."""
+        if self.price is None:
+            return None
+        writes = self._cache_writes
+        fits = affordable_output_tokens(self.price, self.prompt_bound_tokens, free_nusd, **writes)
+        if fits < min(MIN_USEFUL_OUTPUT_TOKENS, self.request.max_tokens):
+            return None
+        return replace(self, request=replace(self.request, max_tokens=fits))
+
+    @property
+    def _cache_writes(self) -> dict[str, bool]:
+        request = self.request
+        writes = cache_writes(system=request.system, messages=request.messages, tools=request.tools)
+        return {"has_5m": writes.has_5m, "has_1h": writes.has_1h}
+
+
 class EnginePayer:
-    """`PaidTeacher` for an engine: the same `call`."""
+    """`PaidTeacher` for an engine: the same `call`, from many threads."""
 
     def __init__(self, teacher: EngineTeacher, ledger: Ledger) -> None:
         self._teacher = teacher
         self._ledger = ledger
-        self._dearest_nusd = FIRST_ESTIMATE_NUSD
         self._lock = threading.Lock()
-        self._numbers = itertools.count(1)
+        #: The dearest call of a model without a price, or above the bound of its price.
+        self._dearest_nusd = 0
+        #: Whether the engine says how long prompts are: a later turn is bound by the one before.
+        self._says_usage = False
+        #: Whether calls were made that may have cost something, and nobody knows what.
+        self.unknown_costs = False
 
     def call(
         self,
@@ -67,98 +122,158 @@ class EnginePayer:
 
         Raises:
             BudgetDenied: The cap does not carry it; nothing was sent.
-            TeacherFault: The engine raised; charged at its bound.
+            TeacherFault: The engine raised; charged at its bound, unless nothing was sent.
         """
         del stopped
-        price = price_or_none(request.model)
-        amount_nusd = self._bound_nusd(request, price, prompt_bound_tokens)
-        self._ledger.reserve(
-            reservation_id,
-            amount_nusd,
-            scopes,
+        call = _Call(
+            reservation_id=reservation_id,
+            request=request,
+            scopes=scopes,
             kind=kind,
-            model=request.model,
             step_id=step_id,
-            price_version="local",
-            deadline_ms=DEADLINE_MS,
-            replaces=replaces,
+            price=price_or_none(request.model),
+            prompt_bound_tokens=self._prompt_bound_tokens(request, prompt_bound_tokens),
         )
-        self._ledger.sent(reservation_id)
-        try:
-            answered = self._teacher.generate(request, next(self._numbers))
-        except TeacherFault as exc:
-            self._failed(reservation_id, price, exc)
-            raise
-        paid_nusd = _paid_nusd(answered, price)
-        self._settle(reservation_id, amount_nusd, paid_nusd, scopes, answered, kind)
-        with self._lock:
-            self._dearest_nusd = max(self._dearest_nusd, paid_nusd)
-        return PaidReply(reply=answered.reply, cost_nusd=paid_nusd, max_tokens=request.max_tokens)
+        call, held_nusd = self._reserve(call, replaces)
+        answered = self._send(call)
+        return self._settle(call, held_nusd, answered)
 
-    def _settle(  # noqa: PLR0917 - one reservation's facts
-        self,
-        reservation_id: str,
-        amount_nusd: int,
-        paid_nusd: int,
-        scopes: Sequence[str],
-        answered: EngineReply,
-        kind: CallKind,
-    ) -> None:
+    # ------------------------------------------------------------------------------ before
+
+    def _prompt_bound_tokens(self, request: TeacherRequest, given: int) -> int:
+        if self._says_usage:
+            return given
+        parts = (request.system, request.messages, request.tools)
+        return max(bound_of_bytes(sum(json_bytes(part) for part in parts)), given)
+
+    def _reserve(self, call: _Call, replaces: str | None) -> tuple[_Call, int]:
+        """Hold what the call may cost, with less output where money is short; return both."""
+        with self._lock:
+            try:
+                return call, self._hold(call, replaces)
+            except BudgetDenied as denied:
+                smaller = call.shrunk_to(denied.free_nusd)
+                if smaller is None:
+                    raise
+                return smaller, self._hold(smaller, replaces)
+
+    def _hold(self, call: _Call, replaces: str | None) -> int:
+        """Reserve what the call may cost; return it.
+
+        Raises:
+            BudgetDenied: The cap does not carry it.
+        """
+        last = call.kind in _LAST
+        amount_nusd = max(call.bound_nusd, FIRST_ESTIMATE_NUSD)
+        if call.price is None or not last:
+            amount_nusd = max(amount_nusd, self._dearest_nusd)
+        if call.price is None and not last:
+            self._leave_enough(call, amount_nusd)
+        try:
+            self._ledger.reserve(
+                call.reservation_id,
+                amount_nusd,
+                call.scopes,
+                kind=call.kind,
+                model=call.request.model,
+                step_id=call.step_id,
+                price_version="local",
+                deadline_ms=DEADLINE_MS,
+                replaces=replaces,
+            )
+        except BudgetDenied as exc:
+            raise _denied(amount_nusd, exc.free_nusd, exc) from exc
+        return amount_nusd
+
+    def _leave_enough(self, call: _Call, amount_nusd: int) -> None:
+        """Keep the money of one more call, which will write the diagnosis.
+
+        Raises:
+            BudgetDenied: There is not enough for both.
+        """
+        account = self._ledger.account(call.scopes[-1])
+        assert account is not None, "the accounts of a run are opened at its start"
+        if account.free_nusd < amount_nusd + self._dearest_nusd:
+            raise _denied(amount_nusd, max(account.free_nusd - self._dearest_nusd, 0), None)
+
+    # ------------------------------------------------------------------------------ after
+
+    def _send(self, call: _Call) -> EngineReply:
+        self._ledger.sent(call.reservation_id)
+        try:
+            return self._teacher.generate(call.request)
+        except TeacherFault as fault:
+            self._failed(call, fault.message, unbilled=fault.billing == "unbilled")
+            raise
+        except BaseException as exc:
+            self._failed(call, type(exc).__name__, unbilled=False)
+            raise
+
+    def _failed(self, call: _Call, why: str, *, unbilled: bool) -> None:
+        """Charge the bound of a call that raised; an estimate is no bound, and is given back."""
+        if unbilled or call.price is None:
+            self._ledger.void(call.reservation_id, why[:_WHY_CHARS])
+        else:
+            self._ledger.charge_unknown(call.reservation_id, why[:_WHY_CHARS])
+
+    def _settle(self, call: _Call, held_nusd: int, answered: EngineReply) -> PaidReply:
         """Charge what the engine says; what is above the hold takes a reservation of its own.
 
         Only where not even that fits is the cap passed, and the account freezes.
         """
+        paid_nusd = self._paid_nusd(call, answered)
+        if paid_nusd > held_nusd and self._charge_excess(call, paid_nusd - held_nusd):
+            charged_nusd = held_nusd
+        else:
+            charged_nusd = paid_nusd
         usage = answered.reply.usage
-        excess_nusd = paid_nusd - amount_nusd
-        if excess_nusd <= 0:
-            self._ledger.settle(reservation_id, paid_nusd, usage=usage)
-            return
-        excess_id = f"{reservation_id}.excess"
+        within = self._ledger.settle(call.reservation_id, charged_nusd, usage=usage)
+        with self._lock:
+            self._says_usage = usage.prompt_tokens > 0
+            if call.price is None or paid_nusd > held_nusd:
+                self._dearest_nusd = max(self._dearest_nusd, paid_nusd)
+        return PaidReply(
+            reply=answered.reply,
+            cost_nusd=paid_nusd,
+            max_tokens=call.request.max_tokens,
+            breach=not within,
+        )
+
+    def _charge_excess(self, call: _Call, excess_nusd: int) -> bool:
+        """Charge what a call cost above its hold, where that fits; return whether it did."""
+        excess_id = f"{call.reservation_id}.excess"
         try:
             self._ledger.reserve(
                 excess_id,
                 excess_nusd,
-                scopes,
-                kind=kind,
-                model=answered.reply.model,
-                step_id="excess",
+                call.scopes,
+                kind=call.kind,
+                model=call.request.model,
+                step_id=call.step_id,
                 price_version="local",
                 deadline_ms=DEADLINE_MS,
             )
         except BudgetDenied:
-            self._ledger.settle(reservation_id, paid_nusd, usage=usage)
-            return
+            return False
         self._ledger.sent(excess_id)
         self._ledger.settle(excess_id, excess_nusd, usage=Usage())
-        self._ledger.settle(reservation_id, amount_nusd, usage=usage)
+        return True
 
-    def _bound_nusd(
-        self, request: TeacherRequest, price: Price | None, prompt_bound_tokens: int
-    ) -> int:
-        with self._lock:
-            dearest_nusd = self._dearest_nusd
-        if price is None:
-            return dearest_nusd
-        writes = cache_writes(system=request.system, messages=request.messages, tools=request.tools)
-        bound_nusd = call_bound_nusd(
-            price,
-            prompt_bound_tokens,
-            request.max_tokens,
-            has_5m=writes.has_5m,
-            has_1h=writes.has_1h,
-        )
-        return max(bound_nusd, dearest_nusd)
-
-    def _failed(self, reservation_id: str, price: Price | None, fault: TeacherFault) -> None:
-        """Charge the bound of a call that raised; an estimate is not a bound and is given back."""
-        if price is None:
-            self._ledger.void(reservation_id, fault.message)
-        else:
-            self._ledger.charge_unknown(reservation_id, fault.message)
+    def _paid_nusd(self, call: _Call, answered: EngineReply) -> int:
+        """Return what a call cost: as the engine says, else by its tokens, else nothing is known."""
+        if answered.cost_nusd:
+            return answered.cost_nusd
+        if call.price is not None:
+            return cost_nusd(call.price, answered.reply.usage)
+        if answered.cost_nusd is None:
+            self.unknown_costs = True
+        return 0
 
 
-def _paid_nusd(answered: EngineReply, price: Price | None) -> int:
-    """Return what a call cost: as the engine says, else by its tokens, else nothing is known."""
-    if answered.cost_nusd:
-        return answered.cost_nusd
-    return cost_nusd(price, answered.reply.usage) if price is not None else 0
+def _denied(amount_nusd: int, free_nusd: int, exc: BudgetDenied | None) -> BudgetDenied:
+    return BudgetDenied(
+        f"the next call may cost {usd(amount_nusd)}, and max_cost_usd leaves {usd(free_nusd)}",
+        scope="session",
+        free_nusd=free_nusd,
+        why=exc.why if exc else "cap",
+    )

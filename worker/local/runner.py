@@ -1,59 +1,43 @@
 """`DiagnosisRunner`: one session, in this process, on threads.
 
-Rule: the same core, steps and artifacts as on the fleet; only the adapters are in memory. A call of
-a turn is a task of a thread pool, so the calls of a turn run side by side.
+Rule: the same core, steps and artifacts as on the fleet; only the adapters are in memory, and the
+collaborators are whatever objects the caller has.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import itertools
-import json
+import math
 import tempfile
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
-from worker.artifacts.memory import MemoryArtifacts
-from worker.clock import SystemClock
-from worker.core import keys
 from worker.core.admission import plan_closing
 from worker.core.values import Limits, SessionSpec
-from worker.errors import BudgetDenied, RequestInvalid
-from worker.journal.memory import MemoryJournal
-from worker.ledger.memory import MemoryLedger
+from worker.errors import RequestInvalid
+from worker.ledger.keys import MAX_NUSD
 from worker.local.collaborators import CallableStudent, TraceJudge
 from worker.local.engine import EngineTeacher
 from worker.local.home import snapshot
-from worker.local.paying import EnginePayer, price_or_none
-from worker.local.results import DiagnosisResult, FailureCluster, ToolCallRecord
-from worker.payloads import Payloads
-from worker.runner import Runner
-from worker.steps.context import Ports, closing_hold_id
+from worker.local.paying import price_or_none
+from worker.local.results import DiagnosisResult, read_result
+from worker.local.session import LocalSession
 from worker.steps.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
-    from worker.ports import Announcement
-    from worker.wire.result import DiagnoseResult
+    from worker.bundle.open import Bundle
 
 __all__ = ["DiagnosisRunner"]
 
-#: Calls and runs side by side; they wait for engines and students.
-THREADS = 16
-#: How often lost announcements are looked for; nothing is lost in one process, but back-offs end.
-SWEEP_S = 0.05
+#: Calls and runs side by side: they wait for engines and students.
+PARALLEL = 16
 #: The reference has no time limit; a day is none either.
 MAX_DURATION_MS = 86_400_000
-#: Names within the in-memory stores.
-_SESSION = "local"
-_SCOPES = ("fleet", "tenant:local", "campaign:local", f"session:{_SESSION}")
-
-_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+#: The reference has no limit on the calls of a turn; no reply has room for so many.
+CALLS_A_TURN = 200
+#: The smallest context of a closing call, for caps that carry no larger one.
+_SMALLEST_CONTEXT_BYTES = 6_000
 
 
 class DiagnosisRunner:
@@ -65,12 +49,16 @@ class DiagnosisRunner:
         trace_store: Object with `list_traces(limit=...)`; read once, at the start.
         benchmark_samples: Samples with `trace_id`, `query`, `reference_answer`, …
         student_runner: Callable `(query, session_id=...)`.
-        judge: Object with `score_trace(trace) -> (score, reasoning)`.
+        judge: Object with `score_trace(trace) -> (score, reasoning)`; None: tasks without a scorer
+            of their own are not scored.
         session_dir: Folder for the artifacts.
         session_id: Told to the student runner.
         config: `{"config_path": Path, "openjarvis_home": Path}`.
-        max_turns: Calls of the teacher in the exploration.
-        max_cost_usd: Hard cap for a model with a price; see `worker.local.paying`.
+        max_turns: Calls of the teacher in the exploration; one that writes the diagnosis comes on
+            top where they are used up.
+        max_cost_usd: A hard cap for a model with a price; see `worker.local.paying`.
+        parallel: How many calls of a turn, and student runs, are made side by side. 1: one after
+            another in the caller's thread, for collaborators that are not safe to share.
     """
 
     def __init__(
@@ -79,7 +67,7 @@ class DiagnosisRunner:
         teacher_engine: Any,  # noqa: ANN401 - any object with the method
         teacher_model: str,
         trace_store: Any,  # noqa: ANN401 - any object with the method
-        benchmark_samples: Sequence[Any],
+        benchmark_samples: Iterable[Any],
         student_runner: Callable[..., Any],
         judge: Any,  # noqa: ANN401 - any object with the method
         session_dir: Path | str,
@@ -87,6 +75,7 @@ class DiagnosisRunner:
         config: Mapping[str, Any],
         max_turns: int = 30,
         max_cost_usd: float = 5.0,
+        parallel: int = PARALLEL,
     ) -> None:
         self._engine = teacher_engine
         self._trace_store = trace_store
@@ -96,13 +85,16 @@ class DiagnosisRunner:
         self._session_dir = Path(session_dir)
         self._session_id = session_id
         self._config = config
-        self._spec = _spec(teacher_model, max_turns, max_cost_usd)
+        self._spec = _spec(str(teacher_model), max_turns, _cap_nusd(max_cost_usd))
+        self._parallel = parallel
 
     def run(self) -> DiagnosisResult:
         """Diagnose; return the result once all artifacts are in `session_dir`.
 
         Raises:
-            BundleInvalid: The samples or the home cannot be used.
+            BundleInvalid: The traces or samples are too large for any bundle.
+            BaseException: What interrupted the run (Ctrl-C, an exit in a collaborator). The
+                artifacts hold what was known by then.
         """
         self._session_dir.mkdir(parents=True, exist_ok=True)
         with (
@@ -114,140 +106,45 @@ class DiagnosisRunner:
                 directory=Path(directory),
             ) as bundle,
         ):
-            return self._run(Workspace(bundle))
+            return self._run(bundle)
 
-    def _run(self, workspace: Workspace) -> DiagnosisResult:
-        process = _Process(self, workspace)
-        process.run_to_end()
-        files = process.files()
-        for name, body in files.items():
-            path = self._session_dir / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(body)
-        return _result(files, process.result)
-
-    def ports(self, process: _Process, workspace: Workspace) -> Ports:
-        """Return the adapters of a run."""
-        payer = EnginePayer(EngineTeacher(self._engine), process.ledger)
-        return Ports(
-            ledger=process.ledger,
-            artifacts=process.artifacts,
-            payloads=Payloads(process.artifacts, inline_bytes=1 << 20),
-            workspaces=lambda _: workspace,
-            teachers={"default": payer},
-            students={"default": CallableStudent(self._student_runner, self._session_id)},
-            judge=TraceJudge(self._judge),
-            clock=SystemClock(),
-            records=lambda session_id: process.journal.load(session_id).records,
-            publish=process.publish,
-        )
-
-    @property
-    def spec(self) -> SessionSpec:
-        """The session that a run is."""
-        return self._spec
-
-
-class _Process:
-    """One run: its stores, its threads, and the wait for its end."""
-
-    def __init__(self, owner: DiagnosisRunner, workspace: Workspace) -> None:
-        clock = SystemClock()
-        self.journal = MemoryJournal(clock)
-        self.ledger = MemoryLedger(clock)
-        self.artifacts = MemoryArtifacts()
-        self.result: DiagnoseResult | None = None
-        self._ended = threading.Event()
-        self._spec = owner.spec
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="diagnosis")
-        tokens = itertools.count()
-        self._runner = Runner(
-            journal=self.journal,
-            hints=self,
-            ports=owner.ports(self, workspace),
-            owner="local",
-            new_token=lambda: str(next(tokens)),
-            chance=lambda: 0.5,
-        )
-
-    def run_to_end(self) -> None:
-        """Open the session and sweep until it has ended."""
-        self._fund()
+    def _run(self, bundle: Bundle) -> DiagnosisResult:
+        session = self._session(bundle)
         try:
-            self._runner.open(self._spec, {})
-            while not self._ended.wait(SWEEP_S):
-                self._runner.sweep()
+            session.run()
         finally:
-            self._pool.shutdown(wait=True)
-            self._runner.close()
+            files = session.files()
+            _write(files, self._session_dir)
+        assert session.result is not None, "a session that has ended has a result"
+        return read_result(files, session.result, (*bundle.report.remarks, *session.remarks))
 
-    def tell(self, announcements: Sequence[Announcement]) -> None:
-        """Give due steps to the threads; after the end there is nothing to do."""
-        for step in announcements:
-            try:
-                self._pool.submit(self._work, step.session_id, step.step_id)
-            except RuntimeError:
-                return
-
-    def publish(self, result: DiagnoseResult, runtime_s: float) -> None:
-        """Keep the session's result."""
-        del runtime_s
-        self.result = result
-
-    def files(self) -> dict[str, bytes]:
-        """Return the artifacts by name, as the manifest lists them."""
-        spec = self._spec
-        manifest = self.artifacts.get(
-            keys.manifest(tenant=spec.tenant, campaign=spec.campaign, session_id=spec.session_id)
+    def _session(self, bundle: Bundle) -> LocalSession:
+        redact = bundle.redactor.text
+        return LocalSession(
+            self._spec,
+            workspace=Workspace(bundle),
+            teacher=EngineTeacher(self._engine, redact),
+            student=CallableStudent(self._student_runner, self._session_id, redact),
+            judge=TraceJudge(self._judge, redact),
+            parallel=self._parallel,
         )
-        assert manifest is not None, "a session that has ended has a manifest"
-        listed = json.loads(manifest)["files"]
-        bodies = {name: self.artifacts.get(file["key"]) or b"" for name, file in listed.items()}
-        return {**bodies, "manifest.json": manifest}
-
-    def _fund(self) -> None:
-        for scope in _SCOPES:
-            self.ledger.open_account(scope, self._spec.limits.max_cost_nusd)
-        if self._spec.closing_hold_nusd == 0:
-            return
-        try:
-            self.ledger.reserve(
-                closing_hold_id(_SESSION),
-                self._spec.closing_hold_nusd,
-                _SCOPES,
-                kind="close",
-                model=self._spec.teacher_model,
-                step_id="close",
-                price_version="local",
-                deadline_ms=MAX_DURATION_MS,
-            )
-        except BudgetDenied as exc:
-            _log.warning("no money kept for the closing call", error=str(exc))
-
-    def _work(self, session_id: str, step_id: str) -> None:
-        try:
-            worked = self._runner.work(session_id, step_id)
-            if worked.status in {"retry", "failed"}:
-                _log.warning("step failed", step_id=step_id, detail=worked.detail)
-        except Exception:
-            _log.exception("step raised", step_id=step_id)
-        session = self._runner.session(session_id)
-        if session is not None and session.ended is not None:
-            self._ended.set()
 
 
-def _spec(teacher_model: str, max_turns: int, max_cost_usd: float) -> SessionSpec:
-    cap_nusd = max(round(max_cost_usd * 1e9), 0)
-    hold_nusd, context_bytes = 0, 48_000
-    price = price_or_none(teacher_model)
-    if price is not None:
-        try:
-            plan = plan_closing(price, cap_nusd)
-            hold_nusd, context_bytes = plan.hold_nusd, plan.context_bytes
-        except RequestInvalid:
-            context_bytes = 6_000
+def _cap_nusd(max_cost_usd: float) -> int:
+    """Return the cap; one that is infinite is as large as amounts get.
+
+    Raises:
+        RequestInvalid: It is not a number.
+    """
+    if math.isnan(max_cost_usd):
+        raise RequestInvalid("max_cost_usd is not a number: give an amount, or float('inf')")
+    return round(min(max(max_cost_usd * 1e9, 0), MAX_NUSD))
+
+
+def _spec(teacher_model: str, max_turns: int, cap_nusd: int) -> SessionSpec:
+    hold_nusd, context_bytes = _closing(teacher_model, cap_nusd)
     return SessionSpec(
-        session_id=_SESSION,
+        session_id="local",
         bundle_uri="local",
         student="default",
         teacher="default",
@@ -258,8 +155,8 @@ def _spec(teacher_model: str, max_turns: int, max_cost_usd: float) -> SessionSpe
         campaign="local",
         trigger="local",
         limits=Limits(
-            max_turns=max_turns,
-            max_tool_calls=max(max_turns * 10, 1),
+            max_turns=max(max_turns, 1),
+            max_tool_calls=max(max_turns, 1) * CALLS_A_TURN,
             max_cost_nusd=cap_nusd,
             max_duration_ms=MAX_DURATION_MS,
         ),
@@ -269,45 +166,26 @@ def _spec(teacher_model: str, max_turns: int, max_cost_usd: float) -> SessionSpe
     )
 
 
-def _result(files: Mapping[str, bytes], ended: DiagnoseResult | None) -> DiagnosisResult:
-    assert ended is not None, "a session that has ended has a result"
-    rows = [json.loads(line) for line in files["teacher_traces/diagnose.jsonl"].splitlines()]
-    return DiagnosisResult(
-        diagnosis_md=files["diagnosis.md"].decode(),
-        clusters=[_cluster(row) for row in json.loads(files["clusters.json"])],
-        cost_usd=ended.cost_nusd / 1e9,
-        tool_call_records=[_record(row) for row in rows],
-        outcome=ended.outcome,
-        reason=ended.reason,
-    )
+def _closing(teacher_model: str, cap_nusd: int) -> tuple[int, int]:
+    """Return what is held for the closing call and the bytes of its context.
+
+    A model without a price has no bound to hold: its payer keeps back what its dearest call cost.
+    """
+    price = price_or_none(teacher_model)
+    if price is None:
+        return 0, 48_000
+    try:
+        plan = plan_closing(price, cap_nusd)
+    except RequestInvalid:
+        return 0, _SMALLEST_CONTEXT_BYTES
+    return plan.hold_nusd, plan.context_bytes
 
 
-def _cluster(row: Mapping[str, Any]) -> FailureCluster:
-    return FailureCluster(
-        id=row["id"],
-        description=row["description"],
-        sample_trace_ids=row["sample_trace_ids"],
-        student_failure_rate=_rate(row, "student_failure_rate"),
-        teacher_success_rate=_rate(row, "teacher_success_rate"),
-        skill_gap=row["skill_gap"],
-        addressed_by_edit_ids=row["addressed_by_edit_ids"],
-        evidence=row["evidence"],
-    )
-
-
-def _rate(row: Mapping[str, Any], name: str) -> float:
-    """Return the measured rate, else the claimed one, else 0: the reference's field is a number."""
-    measured, claimed = row[name], row.get(f"claimed_{name}")
-    return next((rate for rate in (measured, claimed) if rate is not None), 0.0)
-
-
-def _record(row: Mapping[str, Any]) -> ToolCallRecord:
-    args = row["args"]
-    return ToolCallRecord(
-        timestamp=dt.datetime.fromisoformat(row["timestamp"]),
-        tool=row["tool"],
-        args=args if isinstance(args, dict) else {"arguments": args},
-        result=row["result"],
-        latency_ms=row["latency_ms"],
-        cost_usd=row["cost_usd"],
-    )
+def _write(files: Mapping[str, bytes], directory: Path) -> None:
+    """Write the artifacts, each whole or not at all, the manifest last."""
+    for name, body in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(body)
+        partial.replace(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from worker.core import evidence
 from worker.core.bounds import json_bytes, prompt_bound_tokens
@@ -19,20 +19,18 @@ from worker.core.transcript import visible_text
 from worker.core.values import Runner, RunOutcome, RunSpec
 from worker.steps.judge import PaidJudge
 from worker.steps.scored import score_output
-from worker.tools.arguments import BadArguments, validate_arguments
+from worker.tools.arguments import Arguments, BadArguments, validate_arguments
 from worker.tools.planning import PlanError, plan_runs
 from worker.tools.schemas import TOOLS, ToolKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from worker.bundle.benchmark import Sample
     from worker.core.commands import CallTool
     from worker.core.events import Event
     from worker.core.teaching import TeacherReply
     from worker.steps.context import Step
-
-    Arguments = Mapping[str, Any]
 
 __all__ = ["call_tool"]
 

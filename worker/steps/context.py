@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from worker.errors import BundleInvalid, Cancelled, RequestInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from worker.bundle.benchmark import Sample
     from worker.core.judging import Comparison
     from worker.core.machine import Session
     from worker.core.teaching import TeacherReply, TeacherRequest
     from worker.core.values import CallKind, Payload
-    from worker.paid import PaidReply, PaidTeacher
+    from worker.paid import PaidReply
     from worker.payloads import Payloads
     from worker.ports import Artifacts, Clock, JudgeRequest, Ledger, Record, Student, Verdict
     from worker.steps.workspace import Workspace
@@ -26,7 +26,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["JudgePort", "Ports", "Step", "closing_hold_id"]
+__all__ = ["JudgePort", "Payer", "Ports", "Step", "closing_hold_id"]
+
+
+class Payer(Protocol):
+    """Makes one paid call: `PaidTeacher`, or an engine in this process."""
+
+    def call(
+        self,
+        request: TeacherRequest,
+        *,
+        reservation_id: str,
+        scopes: Sequence[str],
+        kind: CallKind,
+        step_id: str,
+        prompt_bound_tokens: int,
+        stopped: Callable[[], bool],
+        replaces: str | None = None,
+    ) -> PaidReply:
+        """Reserve, send and settle; see `PaidTeacher.call`."""
+        ...
 
 
 class JudgePort(Protocol):
@@ -70,7 +89,7 @@ class Ports:
     #: Opens a session's bundle by its URI, from the local cache where it is there.
     workspaces: Callable[[str], Workspace]
     #: By the name that requests use.
-    teachers: Mapping[str, PaidTeacher]
+    teachers: Mapping[str, Payer]
     #: By the name that requests use.
     students: Mapping[str, Student]
     judge: JudgePort

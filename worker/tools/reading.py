@@ -115,6 +115,8 @@ class ReadingTools:
         shown = _page("traces", items, offset, page.total, chars)
         if not page.total_is_exact:
             shown["total_is_at_least"] = True
+        if not page.ranked:
+            shown["order"] = "newest first: these words are too common to rank by"
         return {**shown, **self._words(page)}
 
     def _get_trace(self, asked: Arguments, chars: int) -> dict[str, Json]:

@@ -119,13 +119,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HitPage:
-    """A part of what a search found, the best first."""
+    """A part of what a search found, the best first unless `ranked` is False."""
 
     hits: tuple[Hit, ...]
     #: How many traces hold at least one of the words that were used.
     total: int
     #: False where there are more than `total`: they were not all counted.
     total_is_exact: bool
+    #: False where the only words are too common to rank by: the newest traces come first then.
+    ranked: bool
     words_used: tuple[str, ...]
     #: Words that stand in so many traces that they say next to nothing; "the" goes without saying.
     words_ignored: tuple[str, ...]

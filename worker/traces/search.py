@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Query", "find", "locate", "read_question"]
 
+#: Of a run of words that stands in more traces, it is only said that there are more.
+COUNTED_MAX = 2_000
+
 #: A word in the query or the result says more about a trace than one in a step.
 #: In the order of the columns: query, result, agent, steps, messages.
 _WEIGHTS = "3.0, 2.0, 1.0, 1.0, 1.0"
@@ -52,12 +55,13 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A page of positions, the best first."""
+    """A page of positions, the best first, or the newest where there is nothing to rank by."""
 
     positions: tuple[int, ...]
     total: int
     #: False where there are more than `total`.
     exact: bool
+    ranked: bool
 
 
 def read_question(connection: sqlite3.Connection, question: str) -> Query:
@@ -92,27 +96,23 @@ def find(
 ) -> Found:
     """Return a page of the traces that hold any of the words and pass the condition."""
     if not words:
-        return Found((), 0, exact=True)
+        return Found((), 0, exact=True, ranked=True)
     where, values = condition
     matching = f"FROM words JOIN traces AS t ON t.pos = words.rowid WHERE words MATCH ? AND {where}"
     given = (expression(words), *values)
-    # A run of words is looked for trace by trace, so that is not done for all of them.
-    most = RANKED_MAX + 1 if any(len(word.stems) > 1 for word in words) else -1
+    # bm25 looks up every trace with each of the words, whatever the limit and the filter are.
+    ranked = sum(word.traces for word in words) <= RANKED_MAX
+    # A run of words is looked for trace by trace, so where it may be common not all are counted.
+    most = -1 if ranked or not any(word.stems[1:] for word in words) else COUNTED_MAX + 1
     count = f"SELECT count(*) FROM (SELECT 1 {matching} LIMIT ?)"
     (total,) = connection.execute(count, (*given, most)).fetchone()
-    floor = _newest_ranked(connection, matching, given) if total > RANKED_MAX else 0
+    order = f"bm25(words, {_WEIGHTS}), words.rowid DESC" if ranked else "words.rowid DESC"
     rows = connection.execute(
-        f"SELECT words.rowid {matching} AND words.rowid >= ? "
-        f"ORDER BY bm25(words, {_WEIGHTS}), words.rowid DESC LIMIT ? OFFSET ?",
-        (*given, floor, limit, offset),
+        f"SELECT words.rowid {matching} ORDER BY {order} LIMIT ? OFFSET ?", (*given, limit, offset)
     )
-    return Found(tuple(pos for (pos,) in rows), total, exact=total != most)
-
-
-def _newest_ranked(connection: sqlite3.Connection, matching: str, given: tuple[object, ...]) -> int:
-    """Return from which position on traces are ranked: the newest, where too many have the word."""
-    newest = f"SELECT words.rowid {matching} ORDER BY words.rowid DESC LIMIT 1 OFFSET ?"
-    return connection.execute(newest, (*given, RANKED_MAX)).fetchone()[0]
+    positions = tuple(pos for (pos,) in rows)
+    exact = total != most
+    return Found(positions, total if exact else COUNTED_MAX, exact=exact, ranked=ranked)
 
 
 def locate(

@@ -129,6 +129,7 @@ class SqliteTraces:
                 ),
                 total=found.total,
                 total_is_exact=found.exact,
+                ranked=found.ranked,
                 words_used=tuple(word.text for word in query.used),
                 words_ignored=named(query.ignored),
                 words_unknown=named(query.unknown),

@@ -38,6 +38,7 @@ TOKENIZER = "porter unicode61 remove_diacritics 2"
 WORDS_MAX = 32
 
 #: Traces that a search ranks. bm25 takes about 2 µs a trace and word, so this many take some 4 ms.
+#: A word that stands in more says too little to rank by.
 RANKED_MAX = 2_000
 
 _FUNCTION_WORDS = frozenset(

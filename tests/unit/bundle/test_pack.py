@@ -101,6 +101,11 @@ def test_the_same_home_packs_to_the_same_bytes(tmp_path: Path) -> None:
 
     second = pack(home, tmp_path / "two")
 
+    with tarfile.open(first.path) as archive:
+        found = archive.getmembers()
+    assert [info.name for info in found] == sorted(info.name for info in found)
+    assert {(i.mtime, i.uid, i.gid, i.uname, i.gname) for i in found} == {(0, 0, 0, "", "")}
+    assert first.path.read_bytes()[4:8] == b"\0" * 4, "gzip, too, has a time in its header"
     assert second.sha256 == first.sha256
     assert second.path.read_bytes() == first.path.read_bytes()
 

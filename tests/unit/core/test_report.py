@@ -64,7 +64,7 @@ def test_the_bytes_are_those_of_the_golden_file(night: str, name: str) -> None:
     assert text == file.read_text(encoding="utf-8")
 
 
-def parsed(text: str) -> Any:  # noqa: ANN401 - JSON is what it is
+def parsed(text: str) -> Any:
     """Return JSON as a reader that knows no NaN reads it."""
     return json.loads(text, parse_constant=_refuse)
 

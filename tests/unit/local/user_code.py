@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from worker.local import DiagnosisRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -109,15 +108,8 @@ class Store:
 class Judge:
     """A judge that finds an output right where it says so."""
 
-    def __init__(self, score: Any = None) -> None:
-        self._score = score
-
-    def score_trace(self, trace: Any) -> tuple[Any, str]:
-        right = "right" in trace.result
-        return (float(right) if self._score is None else self._score), "because"
-
-
-Line = "dict[str, Any] | BaseException | Callable[[list[Any], dict[str, Any]], Any] | object"
+    def score_trace(self, trace: Trace) -> tuple[float, str]:
+        return float("right" in trace.result), "because"
 
 
 class Engine:
@@ -129,7 +121,7 @@ class Engine:
         #: (messages, all other arguments) of each call.
         self.requests: list[tuple[list[Any], dict[str, Any]]] = []
 
-    def generate(self, messages: list[Any], **more: Any) -> Any:
+    def generate(self, messages: list[Any], **more: Any) -> object:
         with self._lock:
             self.requests.append((messages, more))
             line = self._script.pop(0) if len(self._script) > 1 else self._script[0]
@@ -138,7 +130,7 @@ class Engine:
         return line(messages, more) if callable(line) else line
 
 
-def says(text: Any, **more: Any) -> dict[str, Any]:
+def says(text: object, **more: Any) -> dict[str, Any]:
     """Return an engine's reply that is text."""
     usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
     reply = {"content": text, "usage": usage, "cost_usd": 0.01, "finish_reason": "stop"}
@@ -184,12 +176,17 @@ def samples(count: int = 3) -> list[Sample]:
     ]
 
 
+def zero(query: str, session_id: str = "") -> StudentResult:
+    """Answer 0 to everything."""
+    return StudentResult("0")
+
+
 def make_runner(
-    session_dir: Path,
-    engine: Any,
+    folder: Path,
+    engine: object,
     *,
     tasks: Sequence[Any] | None = None,
-    student: Callable[..., Any] = lambda query, session_id="": StudentResult("0"),
+    student: Callable[..., Any] | None = None,
     **overrides: Any,
 ) -> DiagnosisRunner:
     """Return a runner that is built as the reference's is."""
@@ -198,13 +195,13 @@ def make_runner(
         "teacher_model": UNPRICED,
         "trace_store": Store(),
         "benchmark_samples": samples() if tasks is None else tasks,
-        "student_runner": student,
+        "student_runner": student or zero,
         "judge": Judge(),
-        "session_dir": session_dir / "session",
+        "session_dir": folder / "session",
         "session_id": "session-1",
         "config": {
-            "config_path": session_dir / "home" / "config.toml",
-            "openjarvis_home": session_dir / "home",
+            "config_path": folder / "home" / "config.toml",
+            "openjarvis_home": folder / "home",
         },
         **overrides,
     }

@@ -109,7 +109,7 @@ class SilentLedger(MemoryLedger):
         self.does_it = False
         self.asked: Counter[str] = Counter()
 
-    def _maybe(self, name: str, operation: Callable[[], Any]) -> Any:  # noqa: ANN401 - any reply
+    def _maybe(self, name: str, operation: Callable[[], Any]) -> Any:
         self.asked[name] += 1
         if not self.silent[name]:
             return operation()

@@ -45,7 +45,7 @@ def test_arguments_are_valid_or_said_to_be_bad(call: tuple[str, Any]) -> None:
         assert validate_arguments(name, json.dumps(checked)) == checked
 
 
-def _check(value: Any, schema: dict[str, Any]) -> None:  # noqa: ANN401 - any JSON value
+def _check(value: Any, schema: dict[str, Any]) -> None:
     match schema["type"]:
         case "object":
             fields = cast("dict[str, Any]", value)
@@ -111,6 +111,7 @@ def test_a_number_may_be_spelled_in_every_lossless_way(given_value: object, mean
         ("get_trace", {}, "trace_id is required: a text of 1 to 300 characters"),
         ("get_trace", {"trace_id": None}, "trace_id is required"),
         ("get_trace", {"trace_id": ["t"]}, "trace_id must be a text"),
+        ("get_trace", {"trace_id": True}, "trace_id must be a text"),
         ("run_student_on_tasks", {"task_ids": "task-1"}, "task_ids must be a list of 1 to 100"),
         ("run_student_on_tasks", {"task_ids": []}, "got 0"),
         ("run_student_on_tasks", {"task_ids": ["a", 1.5]}, "task_ids[1] must be a text"),

@@ -105,6 +105,26 @@ def test_every_call_on_every_home_gives_json_under_the_limit(
                 assert output.is_error or answer["untrusted_data"] is True
 
 
+def test_names_that_grow_sixfold_as_json_do_not_break_the_limit(tmp_path: Path) -> None:
+    name, text = "\x01" * 200, "\x01" * 30_000
+    home = make_home(
+        tmp_path / "home",
+        traces=[
+            {
+                **dict.fromkeys(("query", "result", "agent", "model", "outcome"), text),
+                "trace_id": name,
+                "metadata": json.dumps({"a": text}),
+            }
+        ],
+        steps=[{"trace_id": name, "step_type": text, "output": text}] * 200,
+    )
+    with pack_and_open(home, tmp_path / "b") as opened:
+        view = asking(opened)("get_trace", trace_id=name, max_chars=CHARS_MAX)
+
+    assert view["steps"][0]["n"] == 0
+    assert view["total"] == 200
+
+
 @settings(max_examples=25)
 @given(
     sizes=st.lists(st.integers(0, 9_000), min_size=1, max_size=45),
@@ -143,7 +163,7 @@ def test_every_character_of_every_step_can_be_reached(
             assert len(first["outline"]) == len(texts) or first["outline_truncated"]
 
 
-def whole(ask: Callable[..., dict[str, Any]], field: Any) -> Any:  # noqa: ANN401 - any JSON value
+def whole(ask: Callable[..., dict[str, Any]], field: Any) -> Any:
     """Return a field, read to its end where it was cut."""
     if not (isinstance(field, dict) and "cut_text" in field):
         return cast("Any", field)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.bundle.homes import opened, write_store
 from worker.traces import SqliteTraces, TraceFilter, TraceOutcome
 from worker.traces.reading import plain_text
+from worker.traces.search import COUNTED_MAX
 from worker.traces.words import RANKED_MAX, Word, choose, fold
 
 if TYPE_CHECKING:
@@ -183,3 +184,22 @@ def test_the_words_that_make_it_a_question_do_not_count_beside_others() -> None:
 @given(st.text())
 def test_folding_keeps_every_character_in_its_place(text: str) -> None:
     assert len(fold(text)) == len(text)
+
+
+def test_a_word_that_most_traces_hold_ranks_nothing_and_the_newest_come_first(
+    tmp_path: Path,
+) -> None:
+    traces = [
+        {"trace_id": f"t{number:04}", "query": "get_flight_details", "started_at": number}
+        for number in range(COUNTED_MAX + 50)
+    ]
+    with closing(opened(write_store(tmp_path / "t.db", traces))) as found_in:
+        word, run = found_in.search("flight", limit=3), found_in.search("flight_details", limit=3)
+
+    newest = [f"t{COUNTED_MAX + 50 - back:04}" for back in (1, 2, 3)]
+    assert word is not None
+    assert (word.total, word.total_is_exact, word.ranked) == (COUNTED_MAX + 50, True, False)
+    assert [hit.summary.trace_id for hit in word.hits] == newest
+    assert run is not None
+    assert (run.total, run.total_is_exact, run.ranked) == (COUNTED_MAX, False, False)
+    assert [hit.summary.trace_id for hit in run.hits] == newest

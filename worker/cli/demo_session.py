@@ -26,12 +26,17 @@ from worker.cli.session import follow
 from worker.client import Client
 from worker.clock import SystemClock
 from worker.core import keys
-from worker.embedded.demo_benchmark import SYSTEM_PROMPT, TASKS, Answer, answer_key, write_home
+from worker.embedded.demo_benchmark import (
+    MAX_TOKENS,
+    SYSTEM_PROMPT,
+    TEMPERATURE,
+    answer_key,
+    demo_tasks,
+    write_home,
+)
 from worker.embedded.fleet import Fleet
-from worker.embedded.llama import MODEL
 from worker.embedded.stack import EmbeddedStack
 from worker.errors import DiagnosisError, Misconfigured
-from worker.student.http import HttpStudent
 from worker.wire.request import parse_request
 
 if TYPE_CHECKING:
@@ -39,16 +44,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from worker.bootstrap import System
-    from worker.embedded.demo_benchmark import Task
-    from worker.ports import Announcement
+    from worker.embedded.demo_benchmark import DemoTask
+    from worker.ports import Announcement, Student, StudentAnswer
     from worker.wire.result import DiagnoseResult
 
 __all__ = ["run_demo"]
 
 #: Runs that the student answers side by side; one thread computes them all.
 SLOTS = 8
-#: An answer is one short line.
-MAX_TOKENS = 32
+#: Of the answers that become the recorded traces.
+SEED = 4_711
 #: Of the teacher, when it is a real one.
 REAL_MODEL = "claude-opus-4-6"
 #: What a demo may cost.
@@ -67,34 +72,34 @@ def run_demo(directory: Path, *, keep: bool) -> None:
     with _ends_on_sigterm(), EmbeddedStack(directory, llama_slots=SLOTS) as stack:
         _say("servers are up: Valkey, SeaweedFS, llama.cpp with SmolLM2-135M")
         fleet = Fleet(stack)
-        home = directory / "home"
-        _make_home(stack, home)
         simulated = _add_teacher(fleet, directory)
         fleet.set(
             STUDENTS__DEFAULT__MAX_TOKENS=str(MAX_TOKENS),
+            STUDENTS__DEFAULT__TEMPERATURE=str(TEMPERATURE),
             STUDENTS__DEFAULT__SYSTEM_PROMPT=SYSTEM_PROMPT,
         )
         fleet.begin_default_workers()
         flower_url = fleet.begin_flower()
         stack.wait_ready()
         _say(f"workers are up; Flower: {flower_url}")
-        result = _diagnose(fleet, home, directory / "artifacts")
+        result = _diagnose(fleet, directory)
         _show(result, directory, simulated=simulated)
         if keep:
             _say(f"Flower stays at {flower_url} until Ctrl-C")
             threading.Event().wait()
 
 
-def _diagnose(fleet: Fleet, home: Path, artifacts: Path) -> DiagnoseResult:
-    """Enqueue a session as a scheduler would, show it until it ends, fetch what it left."""
+def _diagnose(fleet: Fleet, directory: Path) -> DiagnoseResult:
+    """Record the student, enqueue a session as a scheduler would, show it, fetch what it left."""
     settings = fleet.settings()
     system = bootstrap.build(settings, hints=_NoHints(), publish=_publishes_nothing)
     client = Client(settings.broker, settings.results, key_prefix=settings.key_prefix)
     try:
+        _make_home(system.ports.students["default"], directory / "home")
         session_id = f"demo-{SystemClock().today()}"
         request = {
             "session_id": session_id,
-            "bundle": upload_home(home, system.artifacts),
+            "bundle": upload_home(directory / "home", system.artifacts),
             "trigger": "demo",
             "limits": {"max_cost_usd": CAP_USD},
         }
@@ -103,7 +108,7 @@ def _diagnose(fleet: Fleet, home: Path, artifacts: Path) -> DiagnoseResult:
         result = client.result(session_id, timeout_s=30)
         if result is None:
             raise DiagnosisError(f"session {session_id} ended without a result")
-        _fetch(system, session_id, artifacts)
+        _fetch(system, session_id, directory / "artifacts")
         return result
     finally:
         client.close()
@@ -120,38 +125,17 @@ def _fetch(system: System, session_id: str, folder: Path) -> None:
         system.artifacts.get_file(file["key"], path)
 
 
-def _make_home(stack: EmbeddedStack, home: Path) -> None:
+def _make_home(student: Student, home: Path) -> None:
     """Have the student answer every task once; its answers become the recorded traces."""
-    llama = stack.llama
-    student = HttpStudent(
-        llama.base_url,
-        llama.model,
-        llama.api_key,
-        timeout_ms=60_000,
-        max_tokens=MAX_TOKENS,
-        temperature=0.7,
-        system_prompt=SYSTEM_PROMPT,
-    )
-    try:
-        with ThreadPoolExecutor(SLOTS) as pool:
-            answers = list(pool.map(lambda task: _ask(student, task), TASKS))
-    finally:
-        student.close()
-    write_home(home, answers)
+
+    def ask(task: DemoTask) -> StudentAnswer:
+        return student.answer(task.query, seed=SEED, run_id=f"recording-{task.task_id}")
+
+    tasks = demo_tasks()
+    with ThreadPoolExecutor(SLOTS) as pool:
+        answers = dict(zip((task.task_id for task in tasks), pool.map(ask, tasks), strict=True))
+    write_home(home, answers, SystemClock())
     _say(f"the student has answered {len(answers)} tasks once: these are its recorded traces")
-
-
-def _ask(student: HttpStudent, task: Task) -> Answer:
-    started_s = SystemClock().now_ms() / 1000
-    said = student.answer(task.query, seed=4_711, run_id=f"recording-{task.task_id}")
-    return Answer(
-        task_id=task.task_id,
-        text=said.content or "",
-        started_s=started_s,
-        latency_s=said.latency_ms / 1000,
-        tokens=said.prompt_tokens + said.completion_tokens,
-        model=MODEL,
-    )
 
 
 def _add_teacher(fleet: Fleet, directory: Path) -> bool:
