@@ -142,7 +142,8 @@ def test_there_may_not_be_too_many_members(tmp_path: Path) -> None:
         read(tmp_path, archive_of(*many))
 
 
-WHOLE = archive_of(member("config.toml", b"a = 1\n" * 200), member("benchmark.json", b"[]" * 400))
+CONTENTS = {"config.toml": b"a = 1\n" * 200, "benchmark.json": b"[]" * 400}
+WHOLE = archive_of(*(member(name, content) for name, content in CONTENTS.items()))
 
 
 @given(cut=st.integers(0, len(WHOLE) - 1))
@@ -154,14 +155,19 @@ def test_a_bundle_that_is_cut_short_is_damaged(
 
 
 @given(at=st.integers(10, len(WHOLE) - 1), change=st.integers(1, 255))
-def test_a_bundle_with_a_changed_byte_is_damaged_or_refused(
+def test_a_changed_byte_changes_nothing_that_is_read(
     tmp_path_factory: pytest.TempPathFactory, at: int, change: int
 ) -> None:
     damaged = bytearray(WHOLE)
     damaged[at] ^= change
+    folder = tmp_path_factory.mktemp("changed")
 
-    with pytest.raises(BundleInvalid):
-        read(tmp_path_factory.mktemp("changed"), bytes(damaged))
+    try:
+        target = read(folder, bytes(damaged))
+    except BundleInvalid:
+        return
+    # The last byte of a deflate stream has bits that mean nothing.
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == CONTENTS
 
 
 @pytest.mark.parametrize("tail", [b"more", b"\0" * 20_000])

@@ -185,6 +185,15 @@ def test_a_cell_without_a_credential_keeps_its_bytes() -> None:
     assert Redactor(["other"]).cell(cell) == cell
 
 
+def test_a_cell_with_a_credential_is_still_json() -> None:
+    cell = '{"credentials": {"x": "goes"}, "login": {"password": 12345, "é": "kept"}}'
+
+    assert json.loads(Redactor().cell(cell)) == {
+        "credentials": {"x": MASK},
+        "login": {"password": MASK, "é": "kept"},
+    }
+
+
 def test_the_first_of_two_equal_keys_is_no_hiding_place() -> None:
     cell = '{"password": "hunter2", "password": ""}'
 
