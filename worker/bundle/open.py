@@ -244,16 +244,22 @@ def load(directory: Path, sha256: str) -> Content:
         redactor=Redactor(config.secrets),
         report=BundleReport(
             traces=traces.report,
-            workflow_id=benchmark.workflow_id,
-            tasks=len(benchmark.samples),
-            categories=dict(Counter(sample.category for sample in benchmark.samples)),
-            tasks_with_reference=sum(bool(s.reference_answer) for s in benchmark.samples),
+            **_count_tasks(benchmark),
             prompts=tuple(prompts),
             tools=tuple(tools),
             remarks=described.remarks,
             masked_cells=described.masked_cells,
         ),
     )
+
+
+def _count_tasks(benchmark: Benchmark) -> dict[str, Any]:
+    return {
+        "workflow_id": benchmark.workflow_id,
+        "tasks": len(benchmark.samples),
+        "categories": dict(Counter(sample.category for sample in benchmark.samples)),
+        "tasks_with_reference": sum(bool(s.reference_answer) for s in benchmark.samples),
+    }
 
 
 def installed_bytes(directory: Path) -> int:

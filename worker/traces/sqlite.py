@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from worker.traces.model import TraceReport
+    from worker.traces.search import Found, Query
 
 __all__ = ["SqliteTraces"]
 
@@ -110,31 +111,16 @@ class SqliteTraces:
 
         None for a question without any word (letters or digits).
         """
+        condition = _condition(chosen or TraceFilter())
         with self._reading() as connection:
             query = read_question(connection, question)
             if query.is_empty:
                 return None
-            condition = _condition(chosen or TraceFilter())
             found = find(connection, query.used, condition, offset=offset, limit=limit)
             while not found.total and query.ignored:
                 query = query.loosened()
                 found = find(connection, query.used, condition, offset=offset, limit=limit)
-            locator = Locator(query.used)
-            summaries = self._summaries(connection, found.positions)
-            return HitPage(
-                hits=tuple(
-                    Hit(summary=summary, place=place, value=value)
-                    for pos, summary in zip(found.positions, summaries, strict=True)
-                    for place, value in [locate(connection, self._tables, pos, locator)]
-                ),
-                total=found.total,
-                total_is_exact=found.exact,
-                ranked=found.ranked,
-                words_used=tuple(word.text for word in query.used),
-                words_ignored=named(query.ignored),
-                words_unknown=named(query.unknown),
-                locator=locator,
-            )
+            return self._hit_page(connection, query, found)
 
     def get(self, trace_id: str) -> Trace | None:
         """Return a trace without its steps; None for an unknown id."""
@@ -205,6 +191,24 @@ class SqliteTraces:
         connection.execute("PRAGMA source.cache_size = -512")
         prepare(connection)
         return connection
+
+    def _hit_page(self, connection: sqlite3.Connection, query: Query, found: Found) -> HitPage:
+        locator = Locator(query.used)
+        places = (locate(connection, self._tables, pos, locator) for pos in found.positions)
+        summaries = self._summaries(connection, found.positions)
+        return HitPage(
+            hits=tuple(
+                Hit(summary=summary, place=place, value=value)
+                for summary, (place, value) in zip(summaries, places, strict=True)
+            ),
+            total=found.total,
+            total_is_exact=found.exact,
+            ranked=found.ranked,
+            words_used=tuple(word.text for word in query.used),
+            words_ignored=named(query.ignored),
+            words_unknown=named(query.unknown),
+            locator=locator,
+        )
 
     def _summaries(
         self, connection: sqlite3.Connection, positions: Sequence[int]
