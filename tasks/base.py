@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["OPTIONS", "StepFailed", "StepWillRetry", "work"]
 
 
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
 class StepWillRetry(DiagnosisError):
     """An attempt failed; the step is due again. Cure: none needed."""
 
@@ -78,5 +81,7 @@ def _timed(session_id: str, step_id: str) -> Worked:
             worked = system().runner.work(session_id, step_id)
             status = worked.status
         finally:
-            metrics().step(kind, status, time.monotonic() - began_s)
+            took_s = time.monotonic() - began_s
+            metrics().step(kind, status, took_s)
+            _log.info("step", status=status, took_ms=round(took_s * 1000))
     return worked

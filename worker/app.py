@@ -39,6 +39,8 @@ app.steps["consumer"].add(RefillTicker)
 _system: System | None = None
 _system_pid = 0
 _building = threading.Lock()
+#: Under which monitors know this worker; None in other processes.
+_hostname: str | None = None
 
 
 @functools.cache
@@ -59,7 +61,7 @@ def system() -> System:
 
 
 def _publish(result: DiagnoseResult, runtime_s: float) -> None:
-    CeleryResults(app).publish(result, runtime_s)
+    CeleryResults(app, hostname=_hostname).publish(result, runtime_s)
     metrics().session(result.outcome, runtime_s, result.cost_nusd)
 
 
@@ -101,6 +103,12 @@ def _sweep_pause_s() -> float:
 
 
 app.steps["worker"].add(Sweeper)
+
+
+@signals.celeryd_init.connect
+def _named(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - Celery's signature
+    global _hostname  # noqa: PLW0603 - one a process, known once the worker has its name
+    _hostname = sender
 
 
 @signals.setup_logging.connect

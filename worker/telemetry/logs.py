@@ -14,7 +14,11 @@ import structlog
 __all__ = ["configure_logs"]
 
 #: Libraries that say too much at INFO: one line a request, one a message.
-_QUIET = ("httpx2", "httpcore2", "anthropic", "botocore", "boto3", "urllib3", "s3transfer", "amqp")
+_QUIET = (
+    *("httpx2", "httpcore2", "anthropic", "botocore", "boto3", "urllib3", "s3transfer", "amqp"),
+    # "received" and "succeeded" with an id of Celery's; our own line has session, step and time.
+    *("celery.worker.strategy", "celery.app.trace"),
+)
 
 
 def configure_logs(*, level: str, form: Literal["json", "console"] | str) -> None:  # noqa: PYI051
