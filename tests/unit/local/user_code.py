@@ -137,7 +137,7 @@ def says(text: object, **more: Any) -> dict[str, Any]:
     return {**reply, **more}
 
 
-def asks(*calls: tuple[str, Any], text: str = "", **more: Any) -> dict[str, Any]:
+def asks(*calls: tuple[str, dict[str, Any] | str], text: str = "", **more: Any) -> dict[str, Any]:
     """Return an engine's reply that calls tools: (name, arguments) each."""
     tool_calls = [
         {
