@@ -106,7 +106,7 @@ app.steps["worker"].add(Sweeper)
 
 
 @signals.celeryd_init.connect
-def _named(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - Celery's signature
+def _named(sender: str | None = None, **_: Any) -> None:
     global _hostname  # noqa: PLW0603 - one a process, known once the worker has its name
     _hostname = sender
 
