@@ -39,6 +39,9 @@ def _shape(pattern: str) -> re.Pattern[str]:
 #: Where a word may begin: also after an escape of JSON or a URL, which ends in a letter or digit.
 _START = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2}))"
 
+#: The same, and not within a longer word with dashes: what follows is searched for to its end.
+_APART = _START.replace("A-Za-z0-9])|", r"\w-])|", 1)
+
 #: What must stand in a text for the pattern to be worth trying -> the pattern. Group `keep`, where
 #: there is one, stays.
 _SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
@@ -55,7 +58,7 @@ _SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
         ("AKIA", "ASIA", "AGPA", "AIDA", "AROA", "ANPA", "ABIA", "ACCA"),
         _shape(r"A(?:KIA|SIA|GPA|IDA|ROA|NPA|BIA|CCA)[A-Z0-9]{12,}"),
     ),
-    (("sk-",), _shape(_START + r"sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{12,}")),
+    (("sk-",), _shape(_START + r"sk-(?=[A-Za-z_-]{0,60}[0-9])[A-Za-z0-9_-]{12,}")),
     (
         ("sk_", "rk_", "pk_", "gh", "hf_", "gsk_", "npm_", "r8_", "shp", "dop_v1_", "pypi-"),
         _shape(
@@ -71,14 +74,14 @@ _SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     (("glpat-", "AIza", "SG.", "tvly-", "xai-"), _shape(
         r"(?:glpat-|AIza|SG\.|tvly-|xai-)[A-Za-z0-9_.-]{16,}"
     )),
-    (("eyJ",), _shape(r"eyJ[\w-]{6,}\.[\w-]{6,}(?:\.[\w-]*)?")),
+    (("eyJ",), _shape(_APART + r"eyJ[\w-]{6,}\.[\w-]{6,}(?:\.[\w-]*)?")),
     (
         ("earer", "EARER"),
-        _shape(_START + r"(?P<keep>[Bb](?:earer|EARER)\s+)(?:(?=[A-Za-z._~+/=-]*[0-9])[\w.~+/=-]{8,}|[\w.~+/=-]{20,})"),
+        _shape(_START + r"(?P<keep>[Bb](?:earer|EARER)\s+)(?:(?=[A-Za-z._~+/=-]{0,60}[0-9])[\w.~+/=-]{8,}|[\w.~+/=-]{20,})"),
     ),
     (
         ("asic", "ASIC"),
-        _shape(_START + r"(?P<keep>[Bb](?:asic|ASIC)\s+)(?:[A-Za-z0-9+/]{8,}={1,2}|(?=[A-Za-z+/]*[0-9])[A-Za-z0-9+/]{12,})"),
+        _shape(_START + r"(?P<keep>[Bb](?:asic|ASIC)\s+)(?:[A-Za-z0-9+/]{8,}={1,2}|(?=[A-Za-z+/]{0,60}[0-9])[A-Za-z0-9+/]{12,})"),
     ),
 )  # fmt: skip
 
