@@ -11,6 +11,10 @@ the request, the ledger holds at least what the provider may bill for it:
 | a fault that proves nothing, a reply without an end  | charged at the bound, narrowed if it began |
 | any other exception, also a stop of the thread       | the same, at once if the ledger answers    |
 | the process dies                                     | stays `sent`; the sweep charges the bound  |
+
+A reservation's deadline is near, and moved on while its call is under way: so the sweep knows a call
+whose process died within seconds, and a session need not wait for the time-out of a call that
+nobody makes any more.
 """
 
 from __future__ import annotations
@@ -44,8 +48,9 @@ __all__ = ["PaidReply", "PaidTeacher"]
 
 _T = TypeVar("_T")
 
-#: A reservation outlives its request's time-out by this much, for the way to the ledger and back.
-MARGIN_MS = 60_000
+#: How far ahead the deadline of a call under way is kept. Longer than a connection takes to open,
+#: while nobody is asked; one that is missed is charged at its bound until its reply settles it.
+KEPT_MS = 15_000
 #: How long a transition that must not be lost is tried again while the ledger does not answer.
 PATIENCE_MS = 30_000
 
@@ -112,13 +117,15 @@ class PaidTeacher:
         teacher: Teacher,
         ledger: Ledger,
         *,
-        margin_ms: int = MARGIN_MS,
+        kept_ms: int = KEPT_MS,
         patience_ms: int = PATIENCE_MS,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._teacher = teacher
         self._ledger = ledger
-        self._margin_ms = margin_ms
+        self._kept_ms = kept_ms
         self._patience_ms = patience_ms
+        self._now_s = now_s
 
     def call(
         self,
@@ -182,7 +189,7 @@ class PaidTeacher:
                 model=call.request.model,
                 step_id=step_id,
                 price_version=PRICE_VERSION,
-                deadline_ms=self._deadline_ms(call),
+                deadline_ms=self._kept_ms,
                 replaces=replaces,
             )
             return call
@@ -214,9 +221,6 @@ class PaidTeacher:
         with suppress(Unavailable):
             self._ledger.void(call.reservation_id, "not sent")
 
-    def _deadline_ms(self, call: _Call) -> int:
-        return call.request.timeout_ms + self._margin_ms
-
     # ------------------------------------------------------------------------------ during
 
     def _send(self, call: _Call, stopped: Callable[[], bool]) -> TeacherReply:
@@ -247,16 +251,15 @@ class PaidTeacher:
 
     def _kept_alive(self, call: _Call, stopped: Callable[[], bool]) -> Callable[[], bool]:
         """Return `stopped`, but each question also keeps the reservation's deadline ahead."""
-        deadline_ms = self._deadline_ms(call)
-        pause_s = deadline_ms / 1000 / _EXTENSIONS
-        next_s = time.monotonic() + pause_s
+        pause_s = self._kept_ms / 1000 / _EXTENSIONS
+        next_s = self._now_s() + pause_s
 
         def asked() -> bool:
             nonlocal next_s
-            if time.monotonic() >= next_s:
-                next_s = time.monotonic() + pause_s
+            if self._now_s() >= next_s:
+                next_s = self._now_s() + pause_s
                 with suppress(Unavailable):
-                    self._ledger.extend(call.reservation_id, deadline_ms)
+                    self._ledger.extend(call.reservation_id, self._kept_ms)
             return stopped()
 
         return asked
@@ -309,13 +312,13 @@ class PaidTeacher:
         Raises:
             Unavailable: It did not answer for the whole patience.
         """
-        until_s = time.monotonic() + self._patience_ms / 1000
+        until_s = self._now_s() + self._patience_ms / 1000
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
                 return transition()
             except Unavailable:
-                if time.monotonic() + pause_s > until_s:
+                if self._now_s() + pause_s > until_s:
                     raise
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

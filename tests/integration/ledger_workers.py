@@ -123,7 +123,7 @@ def spend(
     with connect(url) as client:
         ledger = RedisLedger(client)
         teacher = BillingTeacher(bill, chance, ledger)
-        paid = PaidTeacher(teacher, ledger, margin_ms=timeout_ms)
+        paid = PaidTeacher(teacher, ledger, kept_ms=2 * timeout_ms)
         while refusals < _ENOUGH_REFUSALS:
             number += 1
             teacher.call = (f"{name}.{number}", *chance.choice(scopes))

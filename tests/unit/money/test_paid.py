@@ -163,10 +163,10 @@ def call(
     *,
     replaces: str | None = None,
     stopped: Callable[[], bool] = lambda: False,
-    margin_ms: int = 60_000,
+    kept_ms: int = 60_000,
     patience_ms: int = 10_000,
 ) -> PaidReply:
-    paid = PaidTeacher(teacher, ledger, patience_ms=patience_ms, margin_ms=margin_ms)
+    paid = PaidTeacher(teacher, ledger, patience_ms=patience_ms, kept_ms=kept_ms)
     return paid.call(
         request,
         reservation_id="s/turn/1/1.1",
@@ -605,8 +605,7 @@ def test_an_outcome_that_cannot_be_told_stays_held_until_the_sweep_charges_it(
         call(
             ledger,
             OneCallTeacher(ends),
-            replace(REQUEST, timeout_ms=0),
-            margin_ms=0,
+            kept_ms=0,
             patience_ms=60,
         )
 
@@ -621,7 +620,7 @@ def test_a_stream_keeps_its_deadline_ahead(ledger: SilentLedger) -> None:
     teacher = OneCallTeacher(meanwhile=lambda: pause.wait(0.005), questions=30)
     began_s = time.monotonic()
 
-    call(ledger, teacher, replace(REQUEST, timeout_ms=200), margin_ms=0)
+    call(ledger, teacher, kept_ms=200)
 
     # Every 50 ms of at least 150 ms, and no more; the one that was not answered hurts nobody.
     took_s = time.monotonic() - began_s
