@@ -60,8 +60,16 @@ class LlamaServer(Child):
                 answer about twice as fast.
             api_key: None makes one up.
             name: For messages and the log file.
+
+        Raises:
+            Misconfigured: A number is less than 1; llama.cpp takes those for something else.
         """
         super().__init__(name, log_path=directory / f"{name}.log")
+        if min(slots, context_tokens, threads) < 1:
+            raise Misconfigured(
+                "slots, context_tokens and threads must be at least 1, "
+                f"not {slots}, {context_tokens} and {threads}"
+            )
         self.api_key = api_key or secrets.token_urlsafe(24)
         self.model = MODEL
         self._arguments = (
@@ -124,7 +132,12 @@ def _main(argv: Sequence[str]) -> None:
     llama: Any = import_module("xllamacpp")  # 100 MB that only this process needs
     parameters = llama.CommonParams()
     _set(parameters, options)
-    server = llama.Server(parameters)
+    try:
+        server = llama.Server(parameters)
+    except RuntimeError as error:
+        sys.stderr.write(f"llama.cpp did not start: {error}\n")
+        sys.stderr.flush()
+        os._exit(1)  # expected: sys.exit; actual: its threads never end (xllamacpp 2026.10)
     sys.stdout.write(f"ready {server.listening_address}\n")
     sys.stdout.flush()
     signal.sigwait(signals)
