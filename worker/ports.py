@@ -27,6 +27,7 @@ __all__ = [
     "Clock",
     "Commit",
     "Committed",
+    "DeadLetter",
     "Entry",
     "EntryState",
     "Hints",
@@ -34,6 +35,7 @@ __all__ = [
     "JudgeRequest",
     "Lease",
     "Ledger",
+    "Note",
     "Record",
     "Slice",
     "StepRow",
@@ -145,6 +147,8 @@ class Commit:
     follow: tuple[Announcement, ...] = ()
     #: The session has ended: nothing of it stays due.
     ends: bool = False
+    #: Why the step was given up: it becomes a dead letter as well. Empty for a step that was done.
+    given_up: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +178,34 @@ class StepRow:
     #: When somebody will be told next: announcement, back-off or end of the lease.
     due_ms: int
     last_error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What befell one attempt of a step. For people: no decision reads it."""
+
+    at_ms: int
+    step_id: str
+    #: Which attempt, from 1.
+    attempt: int
+    #: The worker whose attempt it was.
+    owner: str
+    #: The error that it was given back with, or from whom it took over.
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A step that was given up; its failure is in the session's journal, which went on."""
+
+    #: Never used for another letter.
+    number: int
+    at_ms: int
+    session_id: str
+    step_id: str
+    attempt: int
+    deaths: int
+    reason: str
 
 
 class Journal(Protocol):
@@ -245,11 +277,37 @@ class Journal(Protocol):
         ...
 
     def labels(self, session_id: str) -> Mapping[str, str]:
-        """Return what `create` was given, with `status` and `created_ms`; empty if unknown."""
+        """Return what `create` was given, with `status` and `created_ms`; empty if unknown.
+
+        An ended session has `ended_ms`; a pruned one `pruned_ms`, `outcome` and `artifacts_uri`.
+        """
         ...
 
     def sessions(self, *, limit: int = 100) -> tuple[str, ...]:
-        """Return session ids, the newest first."""
+        """Return session ids, the newest first; pruned ones are not among them."""
+        ...
+
+    def notes(self, session_id: str) -> tuple[Note, ...]:
+        """Return what befell the session's attempts, the newest 500, in order."""
+        ...
+
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """Return the steps that were given up, the newest 1,000, in order."""
+        ...
+
+    def discard(self, number: int | None) -> int:
+        """Forget a dead letter, or all where `number` is None; return how many there were."""
+        ...
+
+    def ended(self, *, before_ms: int) -> tuple[str, ...]:
+        """Return the sessions that ended before that time and are not pruned, oldest first."""
+        ...
+
+    def prune(self, session_id: str, *, outcome: str, artifacts_uri: str) -> bool:
+        """Forget all of an ended session but its labels, which then say these two as well.
+
+        It can never be created again. False, and nothing changed, where it is open or unknown.
+        """
         ...
 
 

@@ -237,13 +237,23 @@ class Runner:
         if event is None:
             self._wait(lease, policy.LONGEST_GRACE_MS, reason)
             return Worked(status="retry", detail=reason)
-        committed = self._commit(lease, now, event)
+        # A limit that was reached is an end like any other; a fault is one that somebody looks at.
+        given_up = "" if stop is Stop.BUDGET else reason
+        committed = self._commit(lease, now, event, given_up=given_up)
         return Worked(status="failed", detail=reason) if committed.status == "done" else committed
 
     def _wait(self, lease: Lease, delay_ms: int, reason: str) -> None:
         self._journal.retry(lease, delay_ms=delay_ms, error=reason, counts=False)
 
-    def _commit(self, lease: Lease, now: _Known, event: Event, *, drive: bool = False) -> Worked:
+    def _commit(
+        self,
+        lease: Lease,
+        now: _Known,
+        event: Event,
+        *,
+        drive: bool = False,
+        given_up: str = "",
+    ) -> Worked:
         after = apply(now.session, event)
         before = {step_id_of(command) for command in wanted(now.session)}
         follow = [command for command in wanted(after) if step_id_of(command) not in before]
@@ -256,6 +266,7 @@ class Runner:
                 expected_length=now.length,
                 follow=_announcements(lease.session_id, follow),
                 ends=isinstance(event, SessionEnded),
+                given_up=given_up,
             )
         )
         if committed.status != "ok":

@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import worker.journal.redis
 from worker.journal.memory import MemoryJournal
 from worker.journal.redis import RedisJournal
-from worker.ports import Announcement, Claimed, Commit, Committed, Journal, Lease, Slice, StepRow
+from worker.ports import (
+    Announcement,
+    Claimed,
+    Commit,
+    Committed,
+    DeadLetter,
+    Journal,
+    Lease,
+    Note,
+    Slice,
+    StepRow,
+)
 from worker.redis_connection import Script
 from worker.testing import ManualClock
 
@@ -182,7 +193,12 @@ def lease_of(
 
 
 def commit_of(
-    lease: Lease, *follow: str, expected_length: int = 1, ends: bool = False, body: str = "{}"
+    lease: Lease,
+    *follow: str,
+    expected_length: int = 1,
+    ends: bool = False,
+    body: str = "{}",
+    given_up: str = "",
 ) -> Commit:
     """Return the commit that ends a step with one event."""
     return Commit(
@@ -191,6 +207,7 @@ def commit_of(
         expected_length=expected_length,
         follow=tuple(step(step_id, session_id=lease.session_id) for step_id in follow),
         ends=ends,
+        given_up=given_up,
     )
 
 
@@ -202,6 +219,9 @@ class Seen:
     steps: tuple[tuple[StepRow, ...], ...]
     labels: tuple[Mapping[str, str], ...]
     due: tuple[tuple[str, str, int], ...]
+    notes: tuple[tuple[Note, ...], ...]
+    dead_letters: tuple[DeadLetter, ...]
+    sessions: tuple[str, ...]
 
 
 def seen(journal: JournalUnderTest, *session_ids: str) -> Seen:
@@ -212,6 +232,9 @@ def seen(journal: JournalUnderTest, *session_ids: str) -> Seen:
         steps=tuple(journal.steps(name) for name in names),
         labels=tuple(dict(journal.labels(name)) for name in names),
         due=tuple(sorted(journal.overdue())),
+        notes=tuple(journal.notes(name) for name in names),
+        dead_letters=journal.dead_letters(),
+        sessions=tuple(sorted(journal.sessions())),
     )
 
 

@@ -33,7 +33,7 @@ from tests.contract.journals import (
 from worker.core.policy import CONCLUDE_WAIT_MS, LONGEST_GRACE_MS, POISON_DEATHS
 from worker.errors import Unavailable
 from worker.journal.redis import RedisJournal
-from worker.ports import Claimed, Commit, Lease
+from worker.ports import Claimed, Commit, DeadLetter, Lease, Note
 from worker.redis_connection import connect
 
 if TYPE_CHECKING:
@@ -1112,6 +1112,222 @@ def test_sessions_are_listed_the_newest_first(bench: Bench) -> None:
     assert journal.sessions(limit=2) == ("b", "c")
 
 
+# -------------------------------------------------------------------------------- notes of attempts
+
+
+def test_a_takeover_and_an_error_are_noted_with_whose_attempt_it_was(exact: Bench) -> None:
+    journal = exact.journal(lease_ms=LEASE_MS)
+    open_session(journal, "turn/1", "prepare")
+    die(exact, journal, "turn/1")
+
+    lease = lease_of(journal, "turn/1", owner="w-2")
+    taken_ms = exact.now_ms()
+    exact.elapse(10)
+    journal.retry(lease, delay_ms=0, error="529, in\ntwo lines")
+    journal.commit(commit_of(lease_of(journal, "turn/1", owner="w-3")))
+
+    assert journal.notes(SESSION) == (
+        Note(
+            at_ms=taken_ms,
+            step_id="turn/1",
+            attempt=2,
+            owner="w-2",
+            text="took over from w-1, whose lease ran out",
+        ),
+        Note(
+            at_ms=taken_ms + 10,
+            step_id="turn/1",
+            attempt=2,
+            owner="w-2",
+            text="529, in\ntwo lines",
+        ),
+    )
+    assert journal.notes("unknown") == journal.notes(OTHER) == ()
+
+
+def test_a_claim_said_twice_and_a_lost_lease_note_nothing(bench: Bench) -> None:
+    journal = bench.journal(lease_ms=LEASE_MS)
+    open_session(journal, "prepare")
+    lost = die(bench, journal, "prepare")
+    journal.claim(SESSION, "prepare", owner="w-2", token="one", since=0)
+
+    journal.claim(SESSION, "prepare", owner="w-2", token="one", since=0)
+    journal.retry(lost, delay_ms=0, error="too late")
+
+    assert [note.owner for note in journal.notes(SESSION)] == ["w-2"]
+
+
+def test_the_newest_500_notes_are_kept(bench: Bench) -> None:
+    journal = bench.journal()
+    open_session(journal, "prepare")
+
+    for number in range(503):
+        journal.retry(lease_of(journal, "prepare"), delay_ms=0, error=f"error {number}")
+
+    texts = [note.text for note in journal.notes(SESSION)]
+    assert texts == [f"error {number}" for number in range(3, 503)]
+
+
+# ------------------------------------------------------------------------------------ dead letters
+
+
+def test_a_step_that_was_given_up_is_a_dead_letter_and_its_session_goes_on(exact: Bench) -> None:
+    journal = exact.journal(lease_ms=LEASE_MS)
+    open_session(journal, "call/1.0")
+    die(exact, journal, "call/1.0")
+
+    commit = commit_of(lease_of(journal, "call/1.0"), "turn/2", given_up="it killed\n2 workers")
+    committed = journal.commit(commit)
+
+    assert committed.announced == (step("turn/2"),)
+    assert journal.dead_letters() == (
+        DeadLetter(
+            number=1,
+            at_ms=exact.now_ms(),
+            session_id=SESSION,
+            step_id="call/1.0",
+            attempt=2,
+            deaths=1,
+            reason="it killed\n2 workers",
+        ),
+    )
+
+
+def test_only_a_commit_that_counts_leaves_a_dead_letter_and_only_one(bench: Bench) -> None:
+    journal = bench.journal(lease_ms=LEASE_MS)
+    open_session(journal, "a", "b")
+    lost = die(bench, journal, "a")
+    kept = lease_of(journal, "a")
+
+    journal.commit(commit_of(lost, given_up="fenced"))
+    journal.commit(commit_of(lease_of(journal, "b")))
+    journal.commit(commit_of(kept, given_up="counts"))
+    journal.commit(commit_of(kept, given_up="counts"))
+
+    assert [letter.reason for letter in journal.dead_letters()] == ["counts"]
+
+
+def test_a_dead_letter_is_discarded_by_its_number_which_is_never_used_again(bench: Bench) -> None:
+    journal = bench.journal()
+    open_session(journal, "a", "b", "c")
+    for name in ("a", "b"):
+        journal.commit(commit_of(lease_of(journal, name), given_up=name))
+
+    assert journal.discard(2) == 1
+    assert journal.discard(2) == journal.discard(7) == 0
+    journal.commit(commit_of(lease_of(journal, "c"), given_up="c"))
+
+    assert [(letter.number, letter.reason) for letter in journal.dead_letters()] == [
+        (1, "a"),
+        (3, "c"),
+    ]
+    assert journal.discard(None) == 2
+    assert journal.discard(None) == 0
+    assert journal.dead_letters() == ()
+
+
+def test_the_newest_1000_dead_letters_are_kept(bench: Bench) -> None:
+    journal = bench.journal()
+    names = [f"run/1.0.{number}" for number in range(1_003)]
+    open_session(journal, *names)
+
+    for name in names:
+        claim = journal.claim(SESSION, name, owner="w-1", token=tokens(), since=2_000)
+        assert claim.lease is not None
+        journal.commit(commit_of(claim.lease, given_up=name))
+
+    letters = journal.dead_letters()
+    assert [letter.number for letter in letters] == list(range(4, 1_004))
+    assert [letter.reason for letter in letters] == names[3:]
+
+
+# --------------------------------------------------------------------------------------- retention
+
+
+def end(journal: Journal, session_id: str = SESSION) -> None:
+    """Create a session and end it at once."""
+    open_session(journal, "conclude", session_id=session_id)
+    lease = lease_of(journal, "conclude", session_id=session_id)
+    assert journal.commit(commit_of(lease, ends=True)).status == "ok"
+
+
+def prune(journal: Journal, session_id: str = SESSION) -> bool:
+    return journal.prune(session_id, outcome="concluded", artifacts_uri="s3://b/sessions/x/")
+
+
+def test_a_pruned_session_leaves_its_labels_and_can_never_be_created_again(bench: Bench) -> None:
+    journal = bench.journal(lease_ms=LEASE_MS)
+    open_session(journal, "conclude")
+    die(bench, journal, "conclude")
+    lease = lease_of(journal, "conclude")
+    journal.commit(commit_of(lease, ends=True))
+    before = dict(journal.labels(SESSION))
+
+    assert prune(journal)
+
+    labels = dict(journal.labels(SESSION))
+    assert int(labels.pop("pruned_ms")) >= int(before["ended_ms"])
+    tombstone = {"outcome": "concluded", "artifacts_uri": "s3://b/sessions/x/"}
+    assert labels == before | tombstone
+    assert open_session(journal, "prepare").status == "gone"
+    assert journal.load(SESSION).length == 0
+    assert journal.notes(SESSION) == ()
+    assert journal.sessions() == ()
+    assert journal.overdue() == ()
+
+
+def test_whoever_comes_late_to_a_pruned_session_changes_nothing(bench: Bench) -> None:
+    journal = bench.journal()
+    open_session(journal, "zombie", "conclude")
+    zombie = lease_of(journal, "zombie")
+    journal.drive(SESSION, expected_length=1, follow=[step("conclude")])
+    journal.release(zombie)
+    conclude = lease_of(journal, "conclude")
+    journal.commit(commit_of(conclude, ends=True))
+    prune(journal)
+    before = seen(journal)
+
+    assert journal.commit(commit_of(conclude, ends=True)).status == "gone"
+    assert journal.commit(commit_of(zombie)).status == "gone"
+    assert journal.append(SESSION, "cancel", "{}").status == "gone"
+    assert journal.drive(SESSION, expected_length=0, follow=[step("x")]).status == "gone"
+    assert claim_status(journal, "conclude") is Claimed.GONE
+    assert not journal.retry(zombie, delay_ms=0, error="")
+    assert journal.beat([zombie]) == (zombie,)
+    assert not prune(journal)
+    assert seen(journal) == before
+
+
+def test_an_open_session_cannot_be_pruned(bench: Bench) -> None:
+    journal = bench.journal()
+    open_session(journal, "prepare")
+    lease = lease_of(journal, "prepare")
+    before = seen(journal)
+
+    assert not prune(journal)
+    assert not prune(journal, "unknown")
+
+    assert seen(journal) == before
+    assert dict(journal.labels("unknown")) == {}
+    assert journal.commit(commit_of(lease)).status == "ok"
+
+
+def test_the_sessions_that_ended_before_a_time_are_listed_oldest_first(exact: Bench) -> None:
+    journal = exact.journal()
+    for name in ("b", "a"):
+        end(journal, name)
+        exact.elapse(10)
+    open_session(journal, "prepare")
+    end(journal, "pruned")
+    prune(journal, "pruned")
+    exact.elapse(10)
+    end(journal, "late")
+
+    assert journal.ended(before_ms=exact.now_ms()) == ("b", "a")
+    assert journal.ended(before_ms=exact.now_ms() + 1) == ("b", "a", "late")
+    assert journal.ended(before_ms=exact.now_ms() - 20) == ("b",)
+
+
 # ---------------------------------------------------------------------------------- a dead server
 
 _LEASE = Lease(session_id=SESSION, step_id="x", fence=1, token="t")
@@ -1129,6 +1345,11 @@ OPERATIONS: dict[str, Callable[[Journal], Any]] = {
     "steps": lambda journal: journal.steps(SESSION),
     "labels": lambda journal: journal.labels(SESSION),
     "sessions": lambda journal: journal.sessions(),
+    "notes": lambda journal: journal.notes(SESSION),
+    "dead_letters": lambda journal: journal.dead_letters(),
+    "discard": lambda journal: journal.discard(None),
+    "ended": lambda journal: journal.ended(before_ms=0),
+    "prune": lambda journal: journal.prune(SESSION, outcome="failed", artifacts_uri=""),
 }
 
 

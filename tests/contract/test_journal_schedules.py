@@ -81,6 +81,7 @@ class Schedule(RuleBasedStateMachine):
         self.fences: dict[str, int] = dict.fromkeys(SESSIONS, 0)
         self.holders: dict[tuple[str, str], Lease] = {}
         self.live_until_ms: dict[Lease, int] = {}
+        self.pruned: set[str] = set()
 
     def call(self, method: Callable[[JournalUnderTest], T]) -> T:
         """Call every journal; return the answer, which must be one."""
@@ -97,7 +98,7 @@ class Schedule(RuleBasedStateMachine):
 
     @rule(session_id=session_ids, first=follows, deadline_ms=st.sampled_from([0, 5_000, 60_000]))
     def create(self, session_id: str, first: list[str], deadline_ms: int) -> None:
-        known = bool(self.records[session_id])
+        known = bool(self.records[session_id]) or session_id in self.pruned
 
         created = self.call(
             lambda journal: journal.create(
@@ -171,8 +172,17 @@ class Schedule(RuleBasedStateMachine):
             if lease not in lost:
                 self.live_until_ms[lease] = self.clock.now_ms() + LEASE_MS
 
-    @rule(target=commits, lease=leases, follow=follows, extra=st.booleans(), ends=st.booleans())
-    def commit(self, lease: Lease, follow: list[str], *, extra: bool, ends: bool) -> Commit:
+    @rule(
+        target=commits,
+        lease=leases,
+        follow=follows,
+        extra=st.booleans(),
+        ends=st.booleans(),
+        given_up=st.sampled_from(["", "it failed"]),
+    )
+    def commit(
+        self, lease: Lease, follow: list[str], *, extra: bool, ends: bool, given_up: str
+    ) -> Commit:
         own = ((lease.step_id, lease.token),)
         others = (("extra", lease.token),) if extra else ()
         commit = Commit(
@@ -181,6 +191,7 @@ class Schedule(RuleBasedStateMachine):
             expected_length=len(self.records[lease.session_id]),
             follow=announcements(lease.session_id, follow),
             ends=ends and lease.step_id == "conclude",
+            given_up=given_up,
         )
         self.committed(commit)
         return commit
@@ -235,6 +246,34 @@ class Schedule(RuleBasedStateMachine):
             ready = [r.step_id for r in self.journals[0].steps(session_id) if r.state == "ready"]
             assert set(ready) <= set(follow)
         self.check_answer(driven, session_id)
+
+    @rule(session_id=session_ids)
+    def prune(self, session_id: str) -> None:
+        """Only what has ended goes; everybody else sees nothing of it."""
+        journal = self.journals[0]
+        status = journal.labels(session_id).get("status")
+        others = [name for name in SESSIONS if name != session_id]
+        before = seen(journal, *others), seen(journal, session_id)
+
+        gone = self.call(lambda j: j.prune(session_id, outcome="failed", artifacts_uri="s3://b/"))
+
+        assert gone is (status == "ended" and session_id not in self.pruned)
+        if not gone:
+            assert (seen(journal, *others), seen(journal, session_id)) == before
+            return
+        self.pruned.add(session_id)
+        self.records[session_id] = ()
+        assert seen(journal, *others).journals == before[0].journals
+        assert seen(journal, *others).steps == before[0].steps
+        assert seen(journal, *others).due == before[0].due
+
+    @rule(number=st.integers(1, 5) | st.none())
+    def discard(self, number: int | None) -> None:
+        before = len(self.journals[0].dead_letters())
+
+        gone = self.call(lambda journal: journal.discard(number))
+
+        assert len(self.journals[0].dead_letters()) == before - gone
 
     @rule(limit=st.integers(1, 4))
     def sweep(self, limit: int) -> None:

@@ -12,10 +12,24 @@ __all__ = ["DRIVE", "KEYS", "member", "split_member"]
 KEYS = {
     "due": ("{P}:due", "zset", "`session/step` -> when somebody must be told next, in ms"),
     "sessions": ("{P}:sessions", "zset", "session -> when it was created, in ms"),
-    "session": ("{P}:s:<session>", "hash", "status, created_ms, counters (fence, tells), labels"),
+    "session": (
+        "{P}:s:<session>",
+        "hash",
+        "status, times, counters, labels; of a pruned session this is left",
+    ),
     "journal": ("{P}:j:<session>", "list", "records: a head line, then the event as JSON"),
     "index": ("{P}:k:<session>", "hash", "event key -> `position token`"),
     "open": ("{P}:o:<session>", "set", "steps that are due or under way"),
+    "notes": (
+        "{P}:a:<session>",
+        "list",
+        "what befell attempts, the newest 500: time, attempt, worker, step; then the words",
+    ),
+    "dead": (
+        "{P}:dead",
+        "hash",
+        "number -> a step that was given up, the newest 1,000; `last`: the newest number",
+    ),
     "row": (
         "{P}:t:<session>/<step>",
         "hash",

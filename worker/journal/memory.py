@@ -20,7 +20,9 @@ from worker.ports import (
     Clock,
     Commit,
     Committed,
+    DeadLetter,
     Lease,
+    Note,
     Record,
     Slice,
     StepRow,
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryJournal"]
 
+#: As many as `lua/prelude.lua` keeps.
+_NOTES = 500
+_DEAD_LETTERS = 1_000
 _FENCED = Committed(status="fenced")
 
 _P = ParamSpec("_P")
@@ -62,6 +67,9 @@ class _Session:
     #: How often the sweep said that the session must be driven, since it last was.
     tells: int = 0
     ended_ms: int | None = None
+    #: What `labels` says beside, of a session that was pruned.
+    tombstone: dict[str, str] = field(default_factory=dict[str, str])
+    notes: list[Note] = field(default_factory=list[Note])
     journal: list[Record] = field(default_factory=list[Record])
     #: key -> token of the commit
     index: dict[str, str] = field(default_factory=dict[str, str])
@@ -70,6 +78,10 @@ class _Session:
     @property
     def open_steps(self) -> list[str]:
         return [step_id for step_id in self.rows if step_id != "deadline"]
+
+    def note(self, note: Note) -> None:
+        self.notes.append(note)
+        del self.notes[:-_NOTES]
 
     def put(self, record: Record, token: str) -> None:
         if record.key not in self.index:
@@ -108,6 +120,8 @@ class MemoryJournal:
         self._grace_ms = grace_ms
         self._sessions: dict[str, _Session] = {}
         self._due: dict[tuple[str, str], int] = {}
+        self._dead: dict[int, DeadLetter] = {}
+        self._last_dead = 0
 
     @_atomic
     def create(
@@ -155,7 +169,11 @@ class MemoryJournal:
             refusal = self._refusal(session_id, session, step_id, row)
             if refusal is not None:
                 return Claim(status=refusal)
+            dead = row.owner if row.leased else None
             self._due[session_id, step_id] = self._lease(session, row, owner, token)
+            if dead is not None:
+                text = f"took over from {dead}, whose lease ran out"
+                session.note(self._noted(step_id, row, text))
         poisoned = row.deaths >= policy.POISON_DEATHS
         return Claim(
             status=Claimed.POISONED if poisoned else Claimed.OK,
@@ -165,6 +183,15 @@ class MemoryJournal:
             retries=row.retries,
             length=len(session.journal),
             records=tuple(session.journal[since:]),
+        )
+
+    def _noted(self, step_id: str, row: _Row, text: str) -> Note:
+        return Note(
+            at_ms=self._clock.now_ms(),
+            step_id=step_id,
+            attempt=row.attempt,
+            owner=row.owner,
+            text=text,
         )
 
     def _refusal(
@@ -227,8 +254,23 @@ class MemoryJournal:
         for key, body in commit.events:
             record = Record(key=key, body=body, at_ms=now_ms, owner=row.owner, attempt=row.attempt)
             session.put(record, lease.token)
+        if commit.given_up:
+            self._bury(lease, row, commit.given_up)
         self._forget(lease.session_id, session, lease.step_id)
         return self._followed(session, commit, now_ms)
+
+    def _bury(self, lease: Lease, row: _Row, reason: str) -> None:
+        self._last_dead += 1
+        self._dead[self._last_dead] = DeadLetter(
+            number=self._last_dead,
+            at_ms=self._clock.now_ms(),
+            session_id=lease.session_id,
+            step_id=lease.step_id,
+            attempt=row.attempt,
+            deaths=row.deaths,
+            reason=reason,
+        )
+        self._dead.pop(self._last_dead - _DEAD_LETTERS, None)
 
     def _again(self, session: _Session, commit: Commit) -> Committed:
         """Answer a commit that is said twice: its first reply was lost."""
@@ -266,6 +308,7 @@ class MemoryJournal:
         row = session.holds(lease) if session else None
         if session is None or row is None:
             return False
+        session.note(self._noted(lease.step_id, row, error))
         row.leased, row.token, row.owner, row.last_error = False, "", "", error
         row.retries += counts
         row.not_before = self._clock.now_ms() + delay_ms
@@ -389,12 +432,62 @@ class MemoryJournal:
             "status": status,
             "created_ms": str(session.created_ms),
             **ended,
+            **session.tombstone,
         }
 
     @_atomic
     def sessions(self, *, limit: int = 100) -> tuple[str, ...]:
         """Return session ids, the newest first."""
-        return tuple(reversed(self._sessions))[:limit]
+        known = (name for name, session in self._sessions.items() if not session.tombstone)
+        return tuple(reversed(tuple(known)))[:limit]
+
+    @_atomic
+    def notes(self, session_id: str) -> tuple[Note, ...]:
+        """Return what befell the session's attempts, the newest 500, in order."""
+        session = self._sessions.get(session_id)
+        return tuple(session.notes) if session else ()
+
+    @_atomic
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """Return the steps that were given up, the newest 1,000, in order."""
+        return tuple(self._dead.values())
+
+    @_atomic
+    def discard(self, number: int | None) -> int:
+        """Forget a dead letter, or all where `number` is None; return how many there were."""
+        gone = [known for known in self._dead if number in {None, known}]
+        for known in gone:
+            del self._dead[known]
+        return len(gone)
+
+    @_atomic
+    def ended(self, *, before_ms: int) -> tuple[str, ...]:
+        """Return the sessions that ended before that time and are not pruned, oldest first."""
+        return tuple(
+            name
+            for name, session in self._sessions.items()
+            if session.ended_ms is not None
+            and session.ended_ms < before_ms
+            and not session.tombstone
+        )
+
+    @_atomic
+    def prune(self, session_id: str, *, outcome: str, artifacts_uri: str) -> bool:
+        """Forget all of an ended session but its labels; False where it is open or unknown."""
+        session = self._sessions.get(session_id)
+        if session is None or session.ended_ms is None or session.tombstone:
+            return False
+        self._sessions[session_id] = _Session(
+            created_ms=session.created_ms,
+            labels=session.labels,
+            ended_ms=session.ended_ms,
+            tombstone={
+                "pruned_ms": str(self._clock.now_ms()),
+                "outcome": outcome,
+                "artifacts_uri": artifacts_uri,
+            },
+        )
+        return True
 
     @_atomic
     def overdue(self) -> tuple[tuple[str, str, int], ...]:

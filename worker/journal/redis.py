@@ -16,7 +16,9 @@ from worker.ports import (
     Claimed,
     Commit,
     Committed,
+    DeadLetter,
     Lease,
+    Note,
     Record,
     Slice,
     StepRow,
@@ -37,7 +39,9 @@ _OPERATIONS = (
     "claim",
     "commit",
     "create",
+    "discard",
     "drive",
+    "prune",
     "release",
     "retry",
     "sweep",
@@ -46,7 +50,9 @@ _OPERATIONS = (
 _ROW = ("queue", "state", "owner", "attempt", "deaths", "retries", "last_error")
 
 #: Fields of a session that `labels` shows beside those it was given.
-_STATUS = ("status", "created_ms", "ended_ms")
+_STATUS = ("status", "created_ms", "ended_ms", "pruned_ms", "outcome", "artifacts_uri")
+#: How many sessions a page of `ended` looks at.
+_PAGE = 500
 
 
 class RedisJournal:
@@ -151,6 +157,7 @@ class RedisJournal:
             int(commit.ends),
             commit.expected_length,
             self._grace_ms,
+            commit.given_up,
             len(commit.events),
             *_flat(commit.events),
             *_steps(commit.follow),
@@ -224,6 +231,46 @@ class RedisJournal:
             names: Any = self._client.zrevrange(f"{self._prefix}sessions", 0, limit - 1)
         return tuple(names)
 
+    def notes(self, session_id: str) -> tuple[Note, ...]:
+        """Return what befell the session's attempts, the newest 500, in order."""
+        with translated("reading the notes of a session"):
+            lines: Any = self._client.lrange(f"{self._prefix}a:{session_id}", 0, -1)
+        return tuple(_note(line) for line in lines)
+
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """Return the steps that were given up, the newest 1,000, in order."""
+        with translated("reading the dead letters"):
+            stored: Any = self._client.hgetall(f"{self._prefix}dead")
+        stored.pop("last", None)
+        return tuple(_dead_letter(number, stored[number]) for number in sorted(stored, key=int))
+
+    def discard(self, number: int | None) -> int:
+        """Forget a dead letter, or all where `number` is None; return how many there were."""
+        return self._run("discard", "" if number is None else number)
+
+    def ended(self, *, before_ms: int) -> tuple[str, ...]:
+        """Return the sessions that ended before that time and are not pruned, oldest first."""
+        found: list[str] = []
+        with translated("listing ended sessions"):
+            # A session ends after it was created: younger ones need not be looked at.
+            names: Any = self._client.zrange(
+                f"{self._prefix}sessions", "-inf", f"({before_ms}", byscore=True
+            )
+            for first in range(0, len(names), _PAGE):
+                page = names[first : first + _PAGE]
+                pipeline = self._client.pipeline(transaction=False)
+                for name in page:
+                    pipeline.hget(f"{self._prefix}s:{name}", "ended_ms")
+                ended: list[Any] = pipeline.execute()
+                found += [
+                    n for n, at in zip(page, ended, strict=True) if at and int(at) < before_ms
+                ]
+        return tuple(found)
+
+    def prune(self, session_id: str, *, outcome: str, artifacts_uri: str) -> bool:
+        """Forget all of an ended session but its labels; False where it is open or unknown."""
+        return bool(self._run("prune", session_id, outcome, artifacts_uri))
+
     def overdue(self) -> tuple[tuple[str, str, int], ...]:
         """Return (session id, step id, due_ms) of the whole due set, for tests and doctor."""
         with translated("reading the due set"):
@@ -266,6 +313,26 @@ def _record(line: str) -> Record:
         at_ms=int(at_ms),
         owner="" if owner == "-" else owner,
         attempt=int(attempt),
+    )
+
+
+def _note(line: str) -> Note:
+    head, _, text = line.partition("\n")
+    at_ms, attempt, owner, step_id = head.split(" ", 3)
+    return Note(at_ms=int(at_ms), step_id=step_id, attempt=int(attempt), owner=owner, text=text)
+
+
+def _dead_letter(number: str, line: str) -> DeadLetter:
+    head, _, reason = line.partition("\n")
+    at_ms, attempt, deaths, session_id, step_id = head.split(" ", 4)
+    return DeadLetter(
+        number=int(number),
+        at_ms=int(at_ms),
+        session_id=session_id,
+        step_id=step_id,
+        attempt=int(attempt),
+        deaths=int(deaths),
+        reason=reason,
     )
 
 

@@ -27,9 +27,13 @@ if not (h[1] == 'leased' and h[3] == token) then
       end
     end
   end
-  if h[1] == 'leased' then deaths = redis.call('HINCRBY', row, 'deaths', 1) end
+  local dead = h[1] == 'leased' and redis.call('HGET', row, 'owner')
+  if dead then deaths = redis.call('HINCRBY', row, 'deaths', 1) end
   fence = int(redis.call('HINCRBY', session_key(sid), 'fence', 1))
   attempt = redis.call('HINCRBY', row, 'attempt', 1)
+  if dead then
+    note(sid, step, attempt, owner, 'took over from ' .. dead .. ', whose lease ran out')
+  end
   local until_ms = now + tonumber(ARGV[6])
   redis.call('HSET', row, 'state', 'leased', 'fence', fence, 'token', token, 'owner', owner,
     'lease_until', int(until_ms), 'leased_ms', int(now), 'tells', '0')

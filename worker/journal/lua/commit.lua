@@ -1,10 +1,11 @@
--- commit(sid, step, fence, token, ends, expected_length, grace_ms, n_events, events: key body ...,
---        follow: step queue ...) -> {'ok', length, must_drive, {step queue ...}} | {'fenced'} | {'gone'}
+-- commit(sid, step, fence, token, ends, expected_length, grace_ms, given_up, n_events,
+--        events: key body ..., follow: step queue ...)
+--   -> {'ok', length, must_drive, {step queue ...}} | {'fenced'} | {'gone'}
 -- The events and the steps that follow from them enter in one step, or not at all. Said twice with
 -- the same token (the reply was lost), it answers ok, and tells what is still to be told.
 local sid, step, fence, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local grace, n_events = tonumber(ARGV[7]), tonumber(ARGV[8])
-local follow = 9 + 2 * n_events
+local grace, n_events = tonumber(ARGV[7]), tonumber(ARGV[9])
+local follow = 10 + 2 * n_events
 local entry = redis.call('HGET', index_key(sid), step)
 if entry then
   if string.match(entry, '^%d+ (.*)$') ~= token then return {'fenced'} end
@@ -20,8 +21,9 @@ if entry then
 end
 if not is_open(sid) then return {'gone'} end
 if not holds(sid, step, fence) then return {'fenced'} end
-local h = redis.call('HMGET', row_key(sid, step), 'owner', 'attempt')
-for i = 9, follow - 1, 2 do put(sid, ARGV[i], ARGV[i + 1], h[1], h[2], token) end
+local h = redis.call('HMGET', row_key(sid, step), 'owner', 'attempt', 'deaths')
+for i = 10, follow - 1, 2 do put(sid, ARGV[i], ARGV[i + 1], h[1], h[2], token) end
+if ARGV[8] ~= '' then bury(sid, step, h[2], h[3], ARGV[8]) end
 forget(sid, step)
 local length = redis.call('LLEN', journal_key(sid))
 if ARGV[5] == '1' then

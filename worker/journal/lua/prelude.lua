@@ -12,7 +12,9 @@ local function journal_key(sid) return P .. 'j:' .. sid end
 local function index_key(sid) return P .. 'k:' .. sid end
 local function open_key(sid) return P .. 'o:' .. sid end
 local function row_key(sid, step) return P .. 't:' .. sid .. '/' .. step end
+local function notes_key(sid) return P .. 'a:' .. sid end
 local DUE = P .. 'due'
+local DEAD = P .. 'dead'
 local function due_at(sid, step, at) redis.call('ZADD', DUE, int(at), sid .. '/' .. step) end
 local function not_due(sid, step) redis.call('ZREM', DUE, sid .. '/' .. step) end
 local function is_open(sid) return redis.call('HGET', session_key(sid), 'status') == 'open' end
@@ -61,6 +63,21 @@ end
 local function holds(sid, step, fence)
   local row = redis.call('HMGET', row_key(sid, step), 'state', 'fence')
   return row[1] == 'leased' and row[2] == fence
+end
+
+-- Say what befell an attempt, for people: no decision reads it. The newest 500 are kept.
+local function note(sid, step, attempt, owner, text)
+  local head = int(now) .. ' ' .. attempt .. ' ' .. owner .. ' ' .. step .. '\n'
+  redis.call('RPUSH', notes_key(sid), head .. text)
+  redis.call('LTRIM', notes_key(sid), -500, -1)
+end
+
+-- Record a step that was given up; the newest 1,000 are kept. Numbers are never used again.
+local function bury(sid, step, attempt, deaths, reason)
+  local number = redis.call('HINCRBY', DEAD, 'last', 1)
+  local head = int(now) .. ' ' .. attempt .. ' ' .. deaths .. ' ' .. sid .. ' ' .. step .. '\n'
+  redis.call('HSET', DEAD, int(number), head .. reason)
+  redis.call('HDEL', DEAD, int(number - 1000))
 end
 
 -- With nothing under way, somebody must ask the core what comes next.

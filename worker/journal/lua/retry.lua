@@ -3,6 +3,8 @@
 local sid, step = ARGV[1], ARGV[2]
 if not holds(sid, step, ARGV[3]) then return 0 end
 local row = row_key(sid, step)
+local h = redis.call('HMGET', row, 'attempt', 'owner')
+note(sid, step, h[1], h[2], ARGV[5])
 local at = now + tonumber(ARGV[4])
 redis.call('HSET', row, 'state', 'ready', 'not_before', int(at), 'last_error', ARGV[5], 'owner', '')
 redis.call('HDEL', row, 'token', 'lease_until')
