@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker.core.scoring import read_scorer, score
+from worker.core.scoring import score
 from worker.core.values import RunOutcome
 
 if TYPE_CHECKING:
@@ -32,12 +32,8 @@ class Scored:
 
 
 def score_output(sample: Sample, outcome: RunOutcome, content: str | None) -> Scored:
-    """Return the score of an output: of an answer, whole or cut, or of an empty one.
-
-    Raises:
-        BadInput: The sample's scorer cannot be used; the message names it.
-    """
-    scorer = read_scorer(sample.metadata)
+    """Return the score of an output: of an answer, whole or cut, or of an empty one."""
+    scorer = sample.scorer
     name = scorer.name if scorer else JUDGE
     if content is None or outcome is RunOutcome.EMPTY:
         return Scored(score=0.0, passed=False, scorer=name, why="the answer is empty")
