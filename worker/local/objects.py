@@ -97,7 +97,12 @@ def plain(value: object) -> Json:
 
 def json_text(value: object) -> str:
     """Return a value as JSON text."""
-    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+    try:
+        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        written.encode()
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+    return written
 
 
 def _plain(value: object, above: tuple[int, ...]) -> Json:
