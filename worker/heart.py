@@ -2,11 +2,14 @@
 
 Rule: one thread a process, not one a step; it renews all leases in one script. A beat that fails
 because the server is away changes nothing: the lease may run out, and the commit is then fenced.
+A step whose lease may have run out begins nothing that costs: a process that was stopped for a while
+finds that out by its own clock, before its first beat.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,39 +17,74 @@ from worker.core import policy
 from worker.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from worker.ports import Journal, Lease
 
-__all__ = ["Heart"]
+__all__ = ["Heart", "Kept"]
+
+
+class Kept:
+    """A lease that is being kept, as its step sees it."""
+
+    def __init__(self, now_s: Callable[[], float], since_s: float) -> None:
+        """Take the clock, and when the lease was asked for."""
+        self._now_s = now_s
+        self._renewed_s = since_s
+        self._told = threading.Event()
+
+    @property
+    def told(self) -> bool:
+        """Whether the journal said that the lease is lost, or that the step must stop."""
+        return self._told.is_set()
+
+    def stopped(self) -> bool:
+        """Whether the step must begin nothing more: told so, or the lease may have run out."""
+        return self.told or self._now_s() - self._renewed_s >= policy.LEASE_MS / 1000
+
+    def renewed(self, since_s: float) -> None:
+        """Take note of a beat that was answered; `since_s` is when it was sent."""
+        self._renewed_s = since_s
+
+    def stop(self) -> None:
+        """Have the step stop."""
+        self._told.set()
 
 
 class Heart:
     """Beats for every lease that is being kept; starts its thread with the first one."""
 
-    def __init__(self, journal: Journal, *, beat_ms: int | None = policy.BEAT_MS) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        beat_ms: int | None = policy.BEAT_MS,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Take the journal of the leases.
 
         Args:
             journal: Renews them.
             beat_ms: Time between two beats; None has no thread: its owner calls `beat`.
+            now_s: This process's clock, from anywhere on.
         """
+        self.now_s = now_s
         self._journal = journal
         self._beat_s = None if beat_ms is None else beat_ms / 1000
-        self._kept: dict[Lease, threading.Event] = {}
+        self._kept: dict[Lease, Kept] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def keeping(self, lease: Lease) -> Generator[threading.Event]:
-        """Renew `lease` inside the block; the event is set once it is lost or must stop."""
-        lost = threading.Event()
+    def keeping(self, lease: Lease, *, since_s: float) -> Generator[Kept]:
+        """Renew `lease`, which was asked for at `since_s`, inside the block."""
+        kept = Kept(self.now_s, since_s)
         with self._lock:
-            self._kept[lease] = lost
+            self._kept[lease] = kept
             self._start()
         try:
-            yield lost
+            yield kept
         finally:
             with self._lock:
                 self._kept.pop(lease, None)
@@ -57,14 +95,20 @@ class Heart:
             leases = tuple(self._kept)
         if not leases:
             return
+        since_s = self.now_s()
         try:
             gone = self._journal.beat(leases)
         except Unavailable:
             return
         with self._lock:
-            for lease in gone:
-                if lease in self._kept:
-                    self._kept[lease].set()
+            for lease in leases:
+                kept = self._kept.get(lease)
+                if kept is None:
+                    continue
+                if lease in gone:
+                    kept.stop()
+                else:
+                    kept.renewed(since_s)
 
     def close(self) -> None:
         """Stop the thread. Leases that are still kept run out by themselves."""

@@ -165,6 +165,7 @@ class Runner:
             self.drive(session_id)
             return Worked(status="done")
         known = self._cached(session_id)
+        asked_s = self._heart.now_s()
         claim = self._journal.claim(
             session_id,
             step_id,
@@ -174,9 +175,9 @@ class Runner:
         )
         if claim.lease is None:
             return Worked(status="dropped", detail=claim.status.value)
-        return self._work_on(claim, claim.lease, known)
+        return self._work_on(claim, claim.lease, known, asked_s)
 
-    def _work_on(self, claim: Claim, lease: Lease, known: _Known | None) -> Worked:
+    def _work_on(self, claim: Claim, lease: Lease, known: _Known | None, asked_s: float) -> Worked:
         try:
             now = self._fold(lease.session_id, known, claim.records)
         except (UnknownVersion, IllegalEvent) as exc:
@@ -192,21 +193,26 @@ class Runner:
         if claim.status is Claimed.POISONED and not isinstance(command, Conclude):
             reason = f"it killed {claim.deaths} workers and is not tried again"
             return self._fail(lease, now, command, reason, Stop.FAULT)
-        return self._perform(claim, lease, now, command)
+        return self._perform(claim, lease, now, command, asked_s)
 
-    def _perform(self, claim: Claim, lease: Lease, now: _Known, command: Command) -> Worked:
-        with self._heart.keeping(lease) as lost:
+    def _perform(
+        self, claim: Claim, lease: Lease, now: _Known, command: Command, asked_s: float
+    ) -> Worked:
+        with self._heart.keeping(lease, since_s=asked_s) as kept:
             step = Step(
                 session=now.session,
                 step_id=lease.step_id,
                 attempt=claim.attempt,
-                stopped=lost.is_set,
+                stopped=kept.stopped,
                 ports=self._ports,
             )
             try:
                 event = self._perform_step(command, step)
             except Cancelled as exc:
-                self._journal.release(lease)
+                if kept.told:
+                    self._journal.release(lease)
+                else:
+                    self._wait(lease, 0, str(exc))
                 return Worked(status="dropped", detail=str(exc))
             except DiagnosisError as exc:
                 return self._after_error(claim, lease, now, command, exc)

@@ -167,8 +167,9 @@ class Step:
     ) -> PaidReply:
         """Make one paid call, to its end.
 
-        A step that is told to stop, or has lost its lease, begins no call; one that is under way
-        is not cut: a whole reply is charged exactly, a cut one at its bound.
+        A step that is told to stop, or may have lost its lease, begins no call, up to the moment in
+        which the request goes out; one that is under way is not cut: a whole reply is charged
+        exactly, a cut one at its bound.
 
         Args:
             request: What to send.
@@ -193,12 +194,22 @@ class Step:
             step_id=self.step_id,
             prompt_bound_tokens=prompt_bound_tokens,
             replaces=replaces,
-            stopped=_to_its_end,
+            stopped=_before_it_begins(self.stopped),
         )
 
 
-def _to_its_end() -> bool:
-    return False
+def _before_it_begins(stopped: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a question that is `stopped` once, just before a request goes out, and then no more."""
+    begun = False
+
+    def asked() -> bool:
+        nonlocal begun
+        if begun:
+            return False
+        begun = True
+        return stopped()
+
+    return asked
 
 
 def closing_hold_id(session_id: str) -> str:
