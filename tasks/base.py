@@ -6,19 +6,25 @@ the step is due again, or its failure is in the journal, before the task ends.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, TypedDict
 
 import structlog
 
 from worker.app import metrics, system
-from worker.errors import DiagnosisError, Unavailable, UnknownVersion
-from worker.messages import MESSAGE_VERSION
+from worker.core import keys
+from worker.errors import BadInput, DiagnosisError, RequestInvalid, Unavailable, UnknownVersion
+from worker.messages import MESSAGE_VERSION, task_for
 
 if TYPE_CHECKING:
     from worker.runner import Worked
 
-__all__ = ["OPTIONS", "StepFailed", "StepWillRetry", "work"]
+__all__ = ["OPTIONS", "HintInvalid", "StepFailed", "StepWillRetry", "work"]
+
+
+class HintInvalid(BadInput):
+    """A message that points at no step. Cure: find out who sent it; nothing depends on a hint."""
 
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -37,10 +43,13 @@ class _Options(TypedDict):
     throws: tuple[type[Exception], ...]
 
 
+#: `prepare`, `turn/3`, `call/3.0`, `run/3.0.12`
+_STEP = re.compile(r"[a-z]+(?:/\d+(?:\.\d+){0,2})?", re.ASCII)
+
 #: Options of every step task. `throws`: these are outcomes, logged without a traceback.
 OPTIONS: _Options = {
     "ignore_result": True,
-    "throws": (StepWillRetry, StepFailed, Unavailable, UnknownVersion),
+    "throws": (StepWillRetry, StepFailed, HintInvalid, Unavailable, UnknownVersion),
 }
 
 
@@ -48,16 +57,12 @@ def work(session_id: str, step_id: str, version: int) -> str:
     """Work on a step that a hint names; return what came of it.
 
     Raises:
+        HintInvalid: It names none.
         UnknownVersion: A newer worker sent the hint; the step stays due.
         StepWillRetry, StepFailed: The attempt failed.
         Unavailable: The journal did not answer; the step stays due.
     """
-    if version != MESSAGE_VERSION:
-        raise UnknownVersion(
-            f"a hint of version {version!r} (this worker speaks {MESSAGE_VERSION}): upgrade it; "
-            "the step stays due",
-            version=repr(version),
-        )
+    _check(session_id, step_id, version)
     worked = _timed(session_id, step_id)
     match worked.status:
         case "retry":
@@ -66,6 +71,34 @@ def work(session_id: str, step_id: str, version: int) -> str:
             raise StepFailed(worked.detail)
         case "done" | "dropped":
             return f"{worked.status} {worked.detail}".strip()
+
+
+def _check(session_id: object, step_id: object, version: object) -> None:
+    """Look at a hint before anything is done with it: whoever reaches the broker can send one.
+
+    Raises:
+        HintInvalid, UnknownVersion: As `work` says.
+    """
+    if version != MESSAGE_VERSION:
+        raise UnknownVersion(
+            f"a hint of version {version!r:.100} (this worker speaks {MESSAGE_VERSION}): upgrade "
+            "it; the step stays due",
+            version=f"{version!r:.100}",
+        )
+    if not isinstance(session_id, str) or not isinstance(step_id, str):
+        raise HintInvalid(f"a hint is two texts and a version, not {(session_id, step_id)!r:.200}")
+    if _STEP.fullmatch(step_id) is None:
+        raise HintInvalid(f"a hint at no step: {step_id!r:.100}")
+    try:
+        keys.valid_name("session_id", session_id)
+        task_for(step_id)
+    except RequestInvalid as exc:
+        raise HintInvalid(f"a hint at no session: {exc}") from exc
+    except KeyError:
+        raise UnknownVersion(
+            f"a hint at a step of a kind that this worker does not know, {step_id!r:.100}: upgrade "
+            "it; the step stays due"
+        ) from None
 
 
 def _timed(session_id: str, step_id: str) -> Worked:
