@@ -124,7 +124,7 @@ def test_on_the_demos_tasks_it_is_right_in_some_and_wrong_in_others(
         temperature=TEMPERATURE,
         system_prompt=SYSTEM_PROMPT,
     )
-    tasks = [task for task in demo_tasks() if task.category in {"facts", "words", "word problem"}]
+    tasks = [task for task in demo_tasks() if task.category in {"facts", "words"}]
 
     def ask(task: DemoTask) -> bool:
         return is_right(task, student.answer(task.query, seed=0, run_id=task.task_id))
@@ -133,5 +133,5 @@ def test_on_the_demos_tasks_it_is_right_in_some_and_wrong_in_others(
         right = sum(threads.map(ask, tasks))
     student.close()
 
-    assert len(tasks) == 15
-    assert 3 <= right <= 12
+    assert len(tasks) == 10
+    assert 1 <= right <= 9

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from worker.embedded.process import Child, Launch, free_ports, http_status
+from worker.embedded.s3_probe import S3Probe
 from worker.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ __all__ = ["SeaweedServer"]
 
 #: Distance of the gRPC port that SeaweedFS opens for each of its ports.
 _GRPC = 10_000
+#: Holds what readiness is tried with, apart from what belongs to anybody.
+_PROBE_BUCKET = "embedded-probe"
 #: A Unix socket's path may have 107 characters.
 _LONGEST_SOCKET = 107
 
@@ -96,12 +99,9 @@ class SeaweedServer(Child):
         )
 
     def ready(self) -> bool:
-        """Whether S3 answers (an unsigned request is refused) and the bucket is there."""
-        ports = self._chosen
-        return (
-            http_status(ports.s3, "/") == HTTPStatus.FORBIDDEN
-            and http_status(ports.filer, f"/buckets/{self.bucket}/") == HTTPStatus.OK
-        )
+        """Whether the bucket is there and S3 gives back what it stored."""
+        bucket = http_status(self._chosen.filer, f"/buckets/{self.bucket}/")
+        return bucket == HTTPStatus.OK and self._probe.succeeds()
 
     def move(self) -> bool:
         """Take other free ports."""
@@ -121,6 +121,15 @@ class SeaweedServer(Child):
         return self._ports
 
     @property
+    def _probe(self) -> S3Probe:
+        return S3Probe(
+            port=self._chosen.s3,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            path=f"/{_PROBE_BUCKET}/probe",
+        )
+
+    @property
     def _flags(self) -> tuple[str, ...]:
         ports = self._chosen
         return (
@@ -132,7 +141,7 @@ class SeaweedServer(Child):
             f"-master.port={ports.master}",
             f"-volume.port={ports.volume}",
             f"-admin.port={ports.admin}",
-            f"-bucket={self.bucket}",
+            f"-bucket={self.bucket},{_PROBE_BUCKET}",
             "-master.telemetry=false",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
