@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from worker.core.checkpoints import FIRST_LIFE
 from worker.core.teaching import JudgeRequest, TeacherReply, TeacherRequest, Verdict
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ class Claim:
     length: int = 0
     #: Records from the asked-for position on.
     records: tuple[Record, ...] = ()
+    #: Which life of the session this is (`core.checkpoints`): of another one, nothing known holds.
+    life: str = FIRST_LIFE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +136,8 @@ class Slice:
 
     length: int
     records: tuple[Record, ...]
+    #: Which life of the session this is.
+    life: str = FIRST_LIFE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +230,24 @@ class Journal(Protocol):
         labels: Mapping[str, str],
     ) -> Committed:
         """Start a session; `gone` where it exists already. `deadline_ms` counts from now."""
+        ...
+
+    def restore(
+        self,
+        session_id: str,
+        records: Sequence[Record],
+        *,
+        labels: Mapping[str, str],
+        deadline_ms: int,
+        after_ms: int,
+        ends: bool,
+    ) -> Committed:
+        """Put a session back that was lost, and let it be driven; `gone` where it is known.
+
+        Its records keep their times and workers. A new life of it begins, later than `after_ms`:
+        no lease of an earlier one commits anything. `deadline_ms` counts from now; `ends` says that
+        the session has ended, and nothing of it becomes due.
+        """
         ...
 
     def load(self, session_id: str, since: int = 0) -> Slice:
@@ -458,6 +481,17 @@ class Ledger(Protocol):
         """Charge a sent reservation at its bound now: its outcome is unknown. Idempotent."""
         ...
 
+    def restore(self, entry: Entry, *, deadline_ms: int) -> bool:
+        """Put back a reservation of a ledger that was lost; return whether that changed anything.
+
+        One that is known stays as it is. One that ended is charged as it was, whatever the caps
+        say. One that was only held is held again, until `deadline_ms` from now, where it fits.
+
+        Raises:
+            BadInput: It was sent and has not ended, or one of its accounts does not exist.
+        """
+        ...
+
     def expire_overdue(self, *, limit: int) -> int:
         """End reservations past their deadline: held -> void, sent -> charged. Returns how many."""
         ...
@@ -468,6 +502,14 @@ class Ledger(Protocol):
 
     def accounts(self) -> tuple[Account, ...]:
         """Return all accounts but the sessions', by name."""
+        ...
+
+    def freeze(self, scope: str) -> Account:
+        """Take no more reservations until somebody unfreezes the account.
+
+        Raises:
+            BadInput: There is no such account.
+        """
         ...
 
     def entries(self, session_id: str) -> tuple[Entry, ...]:

@@ -5,13 +5,16 @@ from a request, a file or a teacher becomes a key, a path or a URL in any other 
 
     bundles/<sha256>.tar.gz                                     a session's inputs, frozen
     blobs/<session>/<sha256>                                    long texts of its journal
+    checkpoints/<session>/<life>/<first position>.jsonl         parts of its journal, and its money
+    sent/<session>/<sha256>.json                                a paid request that may have gone out
     sessions/<tenant>/<campaign>/<session>/manifest.json        written last, once
     sessions/<tenant>/<campaign>/<session>/<edition>/<name>     what the manifest lists
+    sessions/<tenant>/<campaign>/<session>/journal.jsonl        its journal, when it left Redis
 
 An edition is a set of artifacts, named after the hashes of all of them. Two workers that conclude
 the same session write the same edition, or one each; the manifest, one conditional write, says
 which one counts. Inside an edition the files have the names and folders of a local session.
-Bundles and blobs are apart, so that a lifecycle rule can expire them by prefix.
+Bundles, blobs and checkpoints are apart, so that a lifecycle rule can expire them by prefix.
 """
 
 from __future__ import annotations
@@ -31,10 +34,17 @@ __all__ = [
     "blobs",
     "bundle",
     "bundle_sha256",
+    "checkpoint",
+    "checkpointed",
+    "checkpoints",
     "edition_of",
+    "journal_copy",
     "manifest",
+    "sent",
+    "sent_all",
     "session_folder",
     "valid_artifact_name",
+    "valid_life",
     "valid_name",
     "valid_sha256",
 ]
@@ -43,6 +53,9 @@ __all__ = [
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _EDITION = re.compile(r"[0-9a-f]{16}")
+#: When a life of a session began, and at which position of its journal.
+_LIFE = re.compile(r"[0-9]{13}-[0-9]{8}")
+_CHECKPOINT = re.compile(r"checkpoints/([^/]+)/([^/]+)/([0-9]{8})\.jsonl")
 #: One part of an artifact's name; `teacher_traces/diagnose.jsonl` has two.
 _PART = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
 _MAX_PARTS = 4
@@ -81,6 +94,17 @@ def valid_sha256(value: str) -> str:
     """
     if _SHA256.fullmatch(value) is None:
         raise BadInput(f"{_quoted(value)} is not a SHA-256: 64 lower-case hex digits are wanted.")
+    return value
+
+
+def valid_life(value: str) -> str:
+    """Return `value` if it names a life of a session.
+
+    Raises:
+        BadInput: It does not.
+    """
+    if _LIFE.fullmatch(value) is None:
+        raise BadInput(f"{_quoted(value)} names no life: 13 digits, a dash, 8 digits are wanted.")
     return value
 
 
@@ -141,6 +165,43 @@ def blob(session_id: str, sha256: str) -> str:
     return f"{blobs(session_id)}{valid_sha256(sha256)}"
 
 
+def checkpoints(session_id: str | None = None, life: str | None = None) -> str:
+    """Return the prefix of the stored parts of all journals, of a session's, or of one life's."""
+    if session_id is None:
+        return "checkpoints/"
+    folder = f"checkpoints/{valid_name('session_id', session_id)}/"
+    return folder if life is None else f"{folder}{valid_life(life)}/"
+
+
+def checkpoint(session_id: str, life: str, first: int) -> str:
+    """Return the key of the part of a journal that begins at position `first`."""
+    return f"{checkpoints(session_id, life)}{first:08d}.jsonl"
+
+
+def checkpointed(key: str) -> tuple[str, str, int]:
+    """Return (session id, life, first position) of a stored part of a journal.
+
+    Raises:
+        BadInput: The key is none that `checkpoint` returns.
+    """
+    found = _CHECKPOINT.fullmatch(key)
+    if found is None:
+        raise BadInput(f"{_quoted(key)} is no part of a journal: move it out of 'checkpoints/'.")
+    session_id, life, first = found.groups()
+    return valid_name("session_id", session_id), valid_life(life), int(first)
+
+
+def sent_all(session_id: str) -> str:
+    """Return the prefix of a session's paid requests that may have gone out."""
+    return f"sent/{valid_name('session_id', session_id)}/"
+
+
+def sent(session_id: str, reservation_id: str) -> str:
+    """Return the key under which it is said that a reservation's request may have gone out."""
+    name = hashlib.sha256(reservation_id.encode()).hexdigest()
+    return f"{sent_all(session_id)}{name}.json"
+
+
 def session_folder(*, tenant: str, campaign: str, session_id: str) -> str:
     """Return the prefix of everything that a session leaves for its readers."""
     names = {"tenant": tenant, "campaign": campaign, "session_id": session_id}
@@ -152,6 +213,12 @@ def manifest(*, tenant: str, campaign: str, session_id: str) -> str:
     """Return the key of a session's manifest."""
     folder = session_folder(tenant=tenant, campaign=campaign, session_id=session_id)
     return f"{folder}manifest.json"
+
+
+def journal_copy(*, tenant: str, campaign: str, session_id: str) -> str:
+    """Return the key of a session's whole journal; it is no artifact: no manifest lists it."""
+    folder = session_folder(tenant=tenant, campaign=campaign, session_id=session_id)
+    return f"{folder}journal.jsonl"
 
 
 def artifact(*, tenant: str, campaign: str, session_id: str, edition: str, name: str) -> str:

@@ -12,6 +12,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from worker.core import policy
+from worker.core.checkpoints import FIRST_LIFE, life_of
 from worker.journal.keys import DRIVE
 from worker.ports import (
     Announcement,
@@ -64,6 +65,7 @@ class _Session:
     created_ms: int
     labels: dict[str, str]
     fence: int = 0
+    life: str = FIRST_LIFE
     #: How often the sweep said that the session must be driven, since it last was.
     tells: int = 0
     ended_ms: int | None = None
@@ -147,11 +149,43 @@ class MemoryJournal:
         return Committed(status="ok", length=len(session.journal), announced=announced)
 
     @_atomic
+    def restore(
+        self,
+        session_id: str,
+        records: Sequence[Record],
+        *,
+        labels: Mapping[str, str],
+        deadline_ms: int,
+        after_ms: int,
+        ends: bool,
+    ) -> Committed:
+        """Put a session back that was lost; `gone` where it is known."""
+        if session_id in self._sessions:
+            return Committed(status="gone")
+        now_ms = self._clock.now_ms()
+        began_ms = max(now_ms, after_ms + 1)
+        session = _Session(created_ms=records[0].at_ms, labels=dict(labels), fence=began_ms)
+        self._sessions[session_id] = session
+        for record in records:
+            session.put(record, "-")
+        session.life = life_of(began_ms, len(records))
+        if ends:
+            session.ended_ms = records[-1].at_ms
+            return Committed(status="ok", length=len(records))
+        if "deadline" not in session.index:
+            session.rows["deadline"] = _Row(queue="control", not_before=now_ms + deadline_ms)
+            self._due[session_id, "deadline"] = now_ms + deadline_ms
+        self._due[session_id, DRIVE] = now_ms
+        return Committed(status="ok", length=len(records), must_drive=True)
+
+    @_atomic
     def load(self, session_id: str, since: int = 0) -> Slice:
         """Return the records from position `since` on."""
         session = self._sessions.get(session_id)
-        journal = session.journal if session else []
-        return Slice(length=len(journal), records=tuple(journal[since:]))
+        if session is None:
+            return Slice(length=0, records=())
+        journal = session.journal
+        return Slice(length=len(journal), records=tuple(journal[since:]), life=session.life)
 
     @_atomic
     def claim(self, session_id: str, step_id: str, *, owner: str, token: str, since: int) -> Claim:
@@ -183,6 +217,7 @@ class MemoryJournal:
             retries=row.retries,
             length=len(session.journal),
             records=tuple(session.journal[since:]),
+            life=session.life,
         )
 
     def _noted(self, step_id: str, row: _Row, text: str) -> Note:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.core import policy
+from worker.core.checkpoints import FIRST_LIFE
 from worker.journal.keys import member, split_member
 from worker.ports import (
     Announcement,
@@ -43,6 +44,7 @@ _OPERATIONS = (
     "drive",
     "prune",
     "release",
+    "restore",
     "retry",
     "sweep",
 )
@@ -101,6 +103,30 @@ class RedisJournal:
         )
         return _committed(session_id, reply)
 
+    def restore(
+        self,
+        session_id: str,
+        records: Sequence[Record],
+        *,
+        labels: Mapping[str, str],
+        deadline_ms: int,
+        after_ms: int,
+        ends: bool,
+    ) -> Committed:
+        """Put a session back that was lost; `gone` where it is known."""
+        rows = ((r.key, r.at_ms, r.attempt, r.owner or "-", r.body) for r in records)
+        reply = self._run(
+            "restore",
+            session_id,
+            deadline_ms,
+            after_ms,
+            int(ends),
+            len(labels),
+            *_flat(labels.items()),
+            *_flat(rows),
+        )
+        return _committed(session_id, reply)
+
     def load(self, session_id: str, since: int = 0) -> Slice:
         """Return the records from position `since` on."""
         with translated("reading a journal"):
@@ -108,8 +134,10 @@ class RedisJournal:
             pipeline = self._client.pipeline(transaction=True)
             pipeline.lrange(f"{self._prefix}j:{session_id}", since, -1)
             pipeline.llen(f"{self._prefix}j:{session_id}")
-            lines, length = pipeline.execute()
-        return Slice(length=length, records=tuple(_record(line) for line in lines))
+            pipeline.hget(f"{self._prefix}s:{session_id}", "life")
+            lines, length, life = pipeline.execute()
+        records = tuple(_record(line) for line in lines)
+        return Slice(length=length, records=records, life=life or FIRST_LIFE)
 
     def claim(self, session_id: str, step_id: str, *, owner: str, token: str, since: int) -> Claim:
         """Take the lease on a due step and return the records from `since` on."""
@@ -135,6 +163,7 @@ class RedisJournal:
             retries=reply[4],
             length=reply[5],
             records=tuple(_record(line) for line in reply[6]),
+            life=reply[7] or FIRST_LIFE,
         )
 
     def beat(self, leases: Sequence[Lease]) -> tuple[Lease, ...]:

@@ -396,6 +396,54 @@ class MemoryLedger:
             reservation.request_id = request_id
 
     @_atomic
+    def restore(self, entry: Entry, *, deadline_ms: int) -> bool:
+        """Put back a reservation of a ledger that was lost; return whether that changed anything.
+
+        One that is known stays as it is. One that ended is charged as it was, whatever the caps
+        say. One that was only held is held again, until `deadline_ms` from now, where it fits.
+
+        Raises:
+            BadInput: It was sent and has not ended, or one of its accounts does not exist.
+        """
+        if entry.state is EntryState.SENT:
+            raise refusals.not_ended(entry.reservation_id)
+        accounts = [self._existing(scope) for scope in valid_scopes(entry.scopes)]
+        name = valid_reservation_id(entry.reservation_id)
+        if name in self._books.reservations:
+            return False
+        is_held = entry.state is EntryState.HELD
+        if is_held and any(a.posted + a.held + entry.amount_nusd > a.cap for a in accounts):
+            return False
+        self._add(
+            entry.scopes,
+            held=entry.amount_nusd if is_held else 0,
+            posted=entry.actual_nusd,
+            unknown=entry.actual_nusd if entry.state is EntryState.EXPIRED else 0,
+        )
+        self._books.reservations[name] = self._restored(entry, deadline_ms)
+        return True
+
+    def _restored(self, entry: Entry, deadline_ms: int) -> _Reservation:
+        is_settled = entry.state is EntryState.SETTLED
+        return _Reservation(
+            amount=entry.amount_nusd,
+            scopes=entry.scopes,
+            kind=entry.kind,
+            model=entry.model,
+            step_id=entry.step_id,
+            price_version=entry.price_version,
+            created_ms=entry.created_ms,
+            deadline_ms=self._clock.now_ms() + deadline_ms,
+            state=entry.state,
+            actual=entry.actual_nusd,
+            over=max(entry.actual_nusd - entry.amount_nusd, 0) if is_settled else 0,
+            usage=entry.usage,
+            request_id=entry.request_id,
+            message_id=entry.message_id,
+            why=entry.why,
+        )
+
+    @_atomic
     def expire_overdue(self, *, limit: int) -> int:
         """End reservations past their deadline: held -> void, sent -> charged. Returns how many."""
         now_ms = self._clock.now_ms()

@@ -47,6 +47,7 @@ _OPERATIONS = (
     "narrow",
     "open_account",
     "reserve",
+    "restore",
     "sent",
     "set_cap",
     "settle",
@@ -259,6 +260,40 @@ class RedisLedger:
         )
         if done < 0:
             raise refusals.no_reservation(reservation_id)
+
+    def restore(self, entry: Entry, *, deadline_ms: int) -> bool:
+        """Put back a reservation of a ledger that was lost; return whether that changed anything.
+
+        One that is known stays as it is. One that ended is charged as it was, whatever the caps
+        say. One that was only held is held again, until `deadline_ms` from now, where it fits.
+
+        Raises:
+            BadInput: It was sent and has not ended, or one of its accounts does not exist.
+        """
+        if entry.state is EntryState.SENT:
+            raise refusals.not_ended(entry.reservation_id)
+        done, *missing = self._run(
+            "restore",
+            valid_reservation_id(entry.reservation_id),
+            entry.state.value,
+            valid_amount(entry.amount_nusd),
+            valid_amount(entry.actual_nusd),
+            json.dumps(asdict(entry.usage)) if entry.usage else "",
+            entry.request_id,
+            entry.message_id,
+            entry.why,
+            entry.kind,
+            entry.model,
+            entry.step_id,
+            entry.price_version,
+            entry.created_ms,
+            valid_amount(deadline_ms),
+            self._keep_ms,
+            *valid_scopes(entry.scopes),
+        )
+        if missing:
+            raise refusals.no_account(missing[0])
+        return bool(done)
 
     def expire_overdue(self, *, limit: int) -> int:
         """End reservations past their deadline: held -> void, sent -> charged. Returns how many."""

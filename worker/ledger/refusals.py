@@ -8,7 +8,7 @@ from __future__ import annotations
 from worker.core.prices import usd
 from worker.errors import BadInput, BudgetDenied
 
-__all__ = ["denied", "no_account", "no_reservation", "other_amount", "used"]
+__all__ = ["denied", "no_account", "no_reservation", "not_ended", "other_amount", "used"]
 
 _MEANING = {
     "cap": "has too little left: make a smaller call, or raise its cap (`diagnosis budget set`)",
@@ -55,6 +55,15 @@ def no_reservation(reservation_id: str) -> BadInput:
     return BadInput(
         f"there is no reservation {reservation_id!r}, so nobody can be charged for it. If it was "
         f"made, the ledger's server has lost data: stop, and compare with the provider's bill",
+        reservation_id=reservation_id,
+    )
+
+
+def not_ended(reservation_id: str) -> BadInput:
+    """Return the refusal to restore a reservation whose request may still be billed."""
+    return BadInput(
+        f"the reservation {reservation_id!r} was sent and has no outcome: restore it as expired, "
+        "charged at its bound",
         reservation_id=reservation_id,
     )
 

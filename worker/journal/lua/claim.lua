@@ -1,5 +1,5 @@
 -- claim(sid, step, owner, token, since, lease_ms, poison_deaths, wait_ms)
---   -> {status, fence, attempt, deaths, retries, length, {record ...}}; status as in ports.Claimed
+--   -> {status, fence, attempt, deaths, retries, length, {record ...}, life}; status as in ports.Claimed
 -- A claim repeated with its token (its reply was lost) returns the same lease.
 local sid, step, owner, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local row = row_key(sid, step)
@@ -42,4 +42,4 @@ end
 local status = deaths >= tonumber(ARGV[7]) and 'poisoned' or 'ok'
 local records = redis.call('LRANGE', journal_key(sid), ARGV[5], -1)
 return {status, fence, attempt, deaths, tonumber(h[8]), redis.call('LLEN', journal_key(sid)),
-  records}
+  records, redis.call('HGET', session_key(sid), 'life') or ''}

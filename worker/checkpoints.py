@@ -1,0 +1,166 @@
+"""Journals written a second time, to the object store, so that Redis may lose everything.
+
+Rule: nothing waits for it but the end of a session. A part that could not be written is part of the
+next one; the store, not this process, says up to where a journal is stored.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from worker.core import keys
+from worker.core.checkpoints import base_of
+from worker.errors import Unavailable
+from worker.ports import EntryState
+from worker.wire.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint, encode_sent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from worker.ports import Artifacts, Clock, Entry, Journal, Ledger, Record, Slice
+
+__all__ = ["Checkpoints", "changed_since"]
+
+_JSON_LINES = "application/x-ndjson"
+#: Sessions of which is remembered up to where they are stored.
+REMEMBERED = 1_024
+#: Read from here on, a journal only says how long it is.
+_BEYOND = 10**8
+#: Another worker that writes the same part wins the race; it cannot win it for ever.
+TRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    life: str
+    #: The first position that is not stored.
+    next: int
+
+
+class Checkpoints:
+    """Stores journals. One a process; every method may be called from many threads."""
+
+    def __init__(
+        self, journal: Journal, ledger: Ledger, artifacts: Artifacts, clock: Clock
+    ) -> None:
+        self._journal = journal
+        self._ledger = ledger
+        self._artifacts = artifacts
+        self._clock = clock
+        self._stored: OrderedDict[str, _Stored] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def save(self, session_id: str) -> None:
+        """Store what the journal holds and the store does not; returns once it is there.
+
+        Raises:
+            Unavailable: Redis or the store did not answer; the next part will hold this one too.
+        """
+        stored = self._remembered(session_id)
+        for _ in range(TRIES):
+            part = self._journal.load(session_id, _before(stored))
+            if part.length == 0:
+                return
+            if stored is None or stored.life != part.life:
+                stored = self._look(session_id, part.life)
+                continue
+            if part.length <= stored.next:
+                self._remember(session_id, stored)
+                return
+            if (written := self._write(session_id, stored, part)) is not None:
+                self._remember(session_id, written)
+                return
+            stored = self._look(session_id, part.life)
+        raise Unavailable(
+            f"others stored parts of session {session_id!r} {TRIES} times while this one tried"
+        )
+
+    def note_sent(self, entry: Entry) -> None:
+        """Say that a reservation's request may go out now; returns once that is stored.
+
+        Whatever else is lost, its bound is charged again when the session is restored.
+
+        Raises:
+            Unavailable: The store did not answer: do not send.
+        """
+        session_ids = (scope for scope in entry.scopes if scope.startswith("session:"))
+        session_id = next(session_ids).removeprefix("session:")
+        noted = replace(entry, state=EntryState.SENT, created_ms=self._clock.now_ms())
+        self._artifacts.put_new(
+            keys.sent(session_id, entry.reservation_id),
+            encode_sent(noted),
+            content_type="application/json",
+        )
+
+    def _look(self, session_id: str, life: str) -> _Stored:
+        """Ask the store up to where a life of a session is stored."""
+        names = self._artifacts.list(keys.checkpoints(session_id, life))
+        raw = self._artifacts.get(names[-1]) if names else None
+        return _Stored(life, base_of(life) if raw is None else decode_checkpoint(raw).next)
+
+    def _write(self, session_id: str, stored: _Stored, part: Slice) -> _Stored | None:
+        """Write one part; return up to where is stored now, None where another worker was faster."""
+        before, records = _split(part, stored.next)
+        entries = self._ledger.entries(session_id)
+        scopes = entries[0].scopes if entries else ()
+        accounts = (self._ledger.account(scope) for scope in scopes)
+        body = Checkpoint(
+            session_id=session_id,
+            life=stored.life,
+            first=stored.next,
+            records=records,
+            labels=self._journal.labels(session_id),
+            entries=changed_since(before, records, entries),
+            accounts=tuple(account for account in accounts if account is not None),
+        )
+        key = keys.checkpoint(session_id, stored.life, stored.next)
+        if not self._artifacts.put_new(key, encode_checkpoint(body), content_type=_JSON_LINES):
+            return None
+        return _Stored(stored.life, body.next)
+
+    def _remembered(self, session_id: str) -> _Stored | None:
+        with self._lock:
+            return self._stored.get(session_id)
+
+    def _remember(self, session_id: str, stored: _Stored) -> None:
+        with self._lock:
+            self._stored[session_id] = stored
+            self._stored.move_to_end(session_id)
+            while len(self._stored) > REMEMBERED:
+                self._stored.popitem(last=False)
+
+
+def changed_since(
+    before: Record | None, records: Iterable[Record], entries: Iterable[Entry]
+) -> tuple[Entry, ...]:
+    """Return the reservations that the parts up to `before` cannot have told for good.
+
+    Those are: what is open, what was made later, and what belongs to the steps of `records`. What a
+    lost worker settles after its step was done by another is not among them; it stays as its note
+    says, charged at its bound.
+    """
+    if before is None:
+        return tuple(entries)
+    done = {record.key for record in records}
+    is_open = {EntryState.HELD, EntryState.SENT}
+    return tuple(
+        entry
+        for entry in entries
+        if entry.created_ms >= before.at_ms or entry.step_id in done or entry.state in is_open
+    )
+
+
+def _before(stored: _Stored | None) -> int:
+    """Return where to read from: the last record that is stored tells since when money changed."""
+    return _BEYOND if stored is None else max(stored.next - 1, 0)
+
+
+def _split(part: Slice, first: int) -> tuple[Record | None, tuple[Record, ...]]:
+    """Return the record before position `first`, None where it is the first, and those from it on."""
+    if first == 0:
+        return None, part.records
+    at = first - 1 - (part.length - len(part.records))
+    return part.records[at], part.records[at + 1 :]

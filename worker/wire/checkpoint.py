@@ -1,0 +1,133 @@
+"""Stored parts of journals, and what is said of a paid request before it goes out, as JSON; and back.
+
+Rule: one line says what it is and of which version, then one line a record, then the money as it
+stood after the last of them. An unknown version is refused and kept, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from worker.core.values import Usage
+from worker.errors import UnknownVersion
+from worker.ports import Account, Entry, EntryState, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Checkpoint", "decode_checkpoint", "decode_sent", "encode_checkpoint", "encode_sent"]
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A part of a session's journal, and the session's money as of then."""
+
+    session_id: str
+    life: str
+    #: Position of the first record.
+    first: int
+    records: tuple[Record, ...]
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    #: Reservations that may have changed since the part before.
+    entries: tuple[Entry, ...] = ()
+    #: All accounts that the session is charged to.
+    accounts: tuple[Account, ...] = ()
+
+    @property
+    def next(self) -> int:
+        """The position after the last record."""
+        return self.first + len(self.records)
+
+
+def encode_checkpoint(part: Checkpoint) -> bytes:
+    """Return the part as JSON lines."""
+    head = {
+        "v": VERSION,
+        "session_id": part.session_id,
+        "life": part.life,
+        "first": part.first,
+        "next": part.next,
+        "labels": dict(part.labels),
+    }
+    money = {
+        "entries": [asdict(entry) for entry in part.entries],
+        "accounts": [asdict(account) for account in part.accounts],
+    }
+    lines = (head, *(asdict(record) for record in part.records), money)
+    return b"".join(_line(line) for line in lines)
+
+
+def decode_checkpoint(raw: bytes) -> Checkpoint:
+    """Return the part that these lines are.
+
+    Raises:
+        UnknownVersion: A newer worker wrote them, or they are no part of a journal.
+    """
+    return _read("part of a journal", raw, _checkpoint)
+
+
+def encode_sent(entry: Entry) -> bytes:
+    """Return what is said of a reservation before its request goes out."""
+    return _line({"v": VERSION, "entry": asdict(entry)})
+
+
+def decode_sent(raw: bytes) -> Entry:
+    """Return the reservation whose request may have gone out.
+
+    Raises:
+        UnknownVersion: A newer worker wrote it, or it is none.
+    """
+    return _read("note of a paid request", raw, lambda lines: _entry(lines[0]["entry"]))
+
+
+def _line(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _read(kind: str, raw: bytes, read: Callable[[list[Any]], Any]) -> Any:  # noqa: ANN401 - what `read` returns
+    try:
+        lines: list[Any] = [json.loads(line) for line in raw.splitlines()]
+        if lines[0]["v"] == VERSION:
+            return read(lines)
+    except (ValueError, KeyError, TypeError, IndexError) as exc:
+        raise _unknown(kind, raw) from exc
+    raise _unknown(kind, raw)
+
+
+def _checkpoint(lines: list[Any]) -> Checkpoint:
+    head, *records, money = lines
+    part = Checkpoint(
+        session_id=head["session_id"],
+        life=head["life"],
+        first=head["first"],
+        records=tuple(Record(**record) for record in records),
+        labels=head["labels"],
+        entries=tuple(_entry(entry) for entry in money["entries"]),
+        accounts=tuple(Account(**account) for account in money["accounts"]),
+    )
+    if part.next != head["next"]:
+        raise ValueError(head)
+    return part
+
+
+def _entry(fields: dict[str, Any]) -> Entry:
+    usage = fields["usage"]
+    read: dict[str, Any] = {
+        **fields,
+        "state": EntryState(fields["state"]),
+        "scopes": tuple(fields["scopes"]),
+        "usage": None if usage is None else Usage(**usage),
+    }
+    return Entry(**read)
+
+
+def _unknown(kind: str, raw: bytes) -> UnknownVersion:
+    return UnknownVersion(
+        f"this worker (checkpoint version {VERSION}) cannot read the {kind} {raw[:200]!r}: "
+        "upgrade it to the version that wrote it",
+        version=VERSION,
+    )
