@@ -6,22 +6,32 @@ time, doubling it costs a look.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import kombu.exceptions
 import structlog
 
+from worker.errors import Unavailable
 from worker.journal.keys import DRIVE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     import celery
 
     from worker.ports import Announcement
     from worker.wire.result import DiagnoseResult
 
-__all__ = ["DIAGNOSE", "MESSAGE_VERSION", "SWEEP", "CeleryHints", "CeleryResults", "task_for"]
+__all__ = [
+    "DIAGNOSE",
+    "MESSAGE_VERSION",
+    "SWEEP",
+    "CeleryHints",
+    "CeleryResults",
+    "reaching_results",
+    "task_for",
+]
 
 MESSAGE_VERSION = 1
 DIAGNOSE = "diagnosis.diagnose"
@@ -47,6 +57,21 @@ _log = structlog.get_logger(__name__)
 def task_for(step_id: str) -> str:
     """Return the name of the task that works on a step."""
     return _TASKS[step_id.partition("/")[0]]
+
+
+@contextmanager
+def reaching_results(app: celery.Celery) -> Generator[None]:
+    """Turn the errors of a result store that is away into one of ours.
+
+    Raises:
+        Unavailable: It did not answer.
+    """
+    # A Redis store raises the driver's own errors, which are no OSError.
+    errors = getattr(app.backend, "connection_errors", ())
+    try:
+        yield
+    except (kombu.exceptions.OperationalError, OSError, *errors) as exc:
+        raise Unavailable(f"the result store did not answer: {exc}") from exc
 
 
 class CeleryHints:
@@ -84,10 +109,35 @@ class CeleryResults:
         self._app = app
 
     def publish(self, result: DiagnoseResult, runtime_s: float) -> None:
-        """Store the result under the session's id. Idempotent: the first success stays."""
+        """Store the result under the session's id. Idempotent: the first success stays.
+
+        Raises:
+            Unavailable: The result store did not answer; it can be said again.
+        """
         body = result.model_dump(mode="json")
-        self._app.backend.store_result(result.session_id, body, "SUCCESS")
+        with reaching_results(self._app):
+            self._app.backend.store_result(result.session_id, body, "SUCCESS")
         self._tell_monitors(result, runtime_s)
+
+    def refuse(self, session_id: str, why: Exception) -> None:
+        """Store why a request became no session; also for a sender who asked to ignore results.
+
+        Raises:
+            Unavailable: The result store did not answer; it can be said again.
+        """
+        with reaching_results(self._app):
+            self._app.backend.store_result(session_id, why, "FAILURE")
+
+    def forget_refusal(self, session_id: str) -> None:
+        """Remove a refusal that stands under the id of a request that was corrected since.
+
+        Raises:
+            Unavailable: The result store did not answer; it can be said again.
+        """
+        with reaching_results(self._app):
+            meta: dict[str, Any] = self._app.backend.get_task_meta(session_id, cache=False)
+            if meta["status"] == "FAILURE":
+                self._app.backend.forget(session_id)
 
     def _tell_monitors(self, result: DiagnoseResult, runtime_s: float) -> None:
         """End the diagnose task in Flower: it left without a word when the session began."""
