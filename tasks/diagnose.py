@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from celery.exceptions import Ignore
 
 from tasks.base import OPTIONS, work
 from worker.app import app, system
-from worker.errors import BadInput, DiagnosisError, RequestInvalid, Unavailable
-from worker.messages import DIAGNOSE
+from worker.errors import DiagnosisError, RequestInvalid, Unavailable
+from worker.messages import DIAGNOSE, CeleryResults
 from worker.wire.request import parse_request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Task
 
     from worker.wire.request import DiagnoseRequest
@@ -34,6 +38,8 @@ __all__ = [
     "tool_call",
 ]
 
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
 #: How long the door waits for Redis, and between two looks at it.
 PATIENCE_S = 600.0
 AGAIN_S = 1.0
@@ -47,16 +53,19 @@ def diagnose(self: Task[Any, Any], request: object) -> None:
     A second delivery finds the session and drives it once more.
 
     Raises:
-        RequestInvalid, UnknownVersion: The request is refused; this is its result.
+        RequestInvalid, UnknownModel, UnknownVersion: The request is refused; this is its result.
         Unavailable: Redis did not answer for ten minutes; enqueue it again.
     """
     task_id = self.request.id
     assert task_id is not None, "a task that came as a message has an id"
     try:
-        _open(_parsed(request, task_id))
-    except BadInput as exc:
-        # Stored here and not by Celery, since a sender may have asked to ignore results.
-        self.app.backend.store_result(task_id, exc, "FAILURE")
+        parsed = _parsed(request, task_id)
+        _patiently(partial(_open, parsed))
+    except Unavailable:
+        raise
+    except Exception as exc:
+        # A bug is told to the sender as well: nobody else would.
+        _patiently(partial(_refuse, task_id, exc))
         raise
     raise Ignore
 
@@ -78,17 +87,36 @@ def _parsed(request: object, task_id: str) -> DiagnoseRequest:
 
 
 def _open(request: DiagnoseRequest) -> None:
-    """Open the session, waiting while Redis is away: the message is all there is of it so far.
+    """Open the session; the refusal of a request that was corrected since is forgotten."""
+    system().door.open(request)
+    CeleryResults(app).forget_refusal(request.session_id)
+
+
+def _refuse(task_id: str, why: Exception) -> None:
+    """Make the refusal the request's result, unless a session has that id: its result stays its own.
+
+    It is stored here and not by Celery, since a sender may have asked to ignore results.
 
     Raises:
-        BadInput: The request is refused.
+        Ignore: There is such a session.
+    """
+    if system().door.knows(task_id):
+        _log.warning("request refused beside its session", session_id=task_id, error=str(why))
+        raise Ignore
+    CeleryResults(app).refuse(task_id, why)
+
+
+def _patiently(act: Callable[[], None]) -> None:
+    """Act, waiting while Redis is away: the message is all there is of a request so far.
+
+    Raises:
         Unavailable: Redis was away for all of `PATIENCE_S`; the scheduler has to say it again.
     """
     tick = threading.Event()
     until_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            system().door.open(request)
+            act()
         except Unavailable:
             if time.monotonic() > until_s:
                 raise

@@ -1,7 +1,7 @@
 """Where a request becomes a session, or is refused with the reason.
 
 Rule: everything that can be known to be wrong is said here, before a cent is spent: unknown names,
-models without a price, accounts without room.
+models without a price, accounts without room. A request that is refused leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from worker.core import keys
 from worker.core.admission import plan_closing
 from worker.core.prices import PRICE_VERSION, price_of, usd
 from worker.core.values import Limits, SessionSpec
-from worker.errors import BudgetDenied, RequestInvalid
+from worker.errors import BadInput, BudgetDenied, RequestInvalid, UnknownModel
 from worker.steps.context import closing_hold_id
 
 if TYPE_CHECKING:
+    from worker.core.prices import Price
     from worker.ports import Ledger
     from worker.runner import Runner
     from worker.settings import Settings
@@ -39,12 +40,14 @@ def admit(request: DiagnoseRequest, settings: Settings) -> SessionSpec:
     judge = settings.judge(request.judge)
     if judge is None:
         raise _unknown("judge", request.judge, sorted(settings.judges))
-    _named("judge", judge.teacher, sorted(settings.teachers))
+    if judge.teacher not in settings.teachers:
+        raise _lost_judge(request.judge, judge.teacher)
     _our_bucket(request.bundle, settings.s3_bucket)
     teacher = settings.teachers[request.teacher]
     judge_model = judge.model or settings.teachers[judge.teacher].model
-    price_of(judge_model)
-    closing = plan_closing(price_of(teacher.model), request.max_cost_nusd)
+    _price("judge", request.judge, judge_model)
+    price = _price("teacher", request.teacher, teacher.model)
+    closing = plan_closing(price, request.max_cost_nusd)
     return SessionSpec(
         session_id=request.session_id,
         bundle_uri=request.bundle,
@@ -78,22 +81,64 @@ class Door:
         """Start the request's session; False where it exists already.
 
         Raises:
-            RequestInvalid, UnknownModel: As `admit` says.
-            BudgetDenied: A scope has no room for even the closing call.
+            RequestInvalid: As `admit` says, or a scope has no room for even the closing call.
+            UnknownModel: As `admit` says.
             Unavailable: Journal or ledger did not answer; it can be said again.
         """
-        spec = admit(request, self._settings)
-        if self._runner.session(spec.session_id) is not None:
-            self._runner.drive(spec.session_id)
+        if self.knows(request.session_id):
+            self._runner.drive(request.session_id)
             return False
+        spec = admit(request, self._settings)
         self._fund(spec)
         return self._runner.open(spec, _labels(request))
 
+    def knows(self, session_id: str) -> bool:
+        """Whether there is such a session, running, ended or pruned.
+
+        Raises:
+            Unavailable: The journal did not answer.
+        """
+        try:
+            keys.valid_name("session_id", session_id)
+        except BadInput:
+            return False
+        return self._runner.knows(session_id)
+
     def _fund(self, spec: SessionSpec) -> None:
+        """Open the accounts that are the session's to open, and hold its closing call's money."""
+        caps = self._own_caps(spec)
+        if not self._ledger.entries(spec.session_id):
+            self._check_room(spec, caps)
+        for scope, cap_nusd in caps.items():
+            opened = self._ledger.open_account(scope, cap_nusd)
+            if not opened and scope == spec.scopes[-1]:
+                # Left by a request that was refused, or died, just here: its cap may be another.
+                self._ledger.set_cap(scope, cap_nusd)
+        self._hold(spec)
+
+    def _own_caps(self, spec: SessionSpec) -> dict[str, int]:
+        """Return the accounts that a session may make: its own and, where allowed, its campaign's."""
         cap_usd = self._settings.new_campaign_cap_usd
-        if cap_usd is not None:
-            self._ledger.open_account(f"campaign:{spec.campaign}", round(cap_usd * 1e9))
-        self._ledger.open_account(f"session:{spec.session_id}", spec.limits.max_cost_nusd)
+        campaign = {} if cap_usd is None else {f"campaign:{spec.campaign}": round(cap_usd * 1e9)}
+        return {**campaign, spec.scopes[-1]: spec.limits.max_cost_nusd}
+
+    def _check_room(self, spec: SessionSpec, caps: dict[str, int]) -> None:
+        """Look before anything is made: a refused request would leave an account otherwise.
+
+        Raises:
+            RequestInvalid: A scope has no account, or no room.
+        """
+        for scope in spec.scopes[:-1]:
+            account = self._ledger.account(scope)
+            free_nusd = account.free_nusd if account else caps.get(scope)
+            if free_nusd is None:
+                raise _no_room("no_account", scope, 0, spec)
+            if account is not None and account.frozen:
+                raise _no_room("frozen", scope, free_nusd, spec)
+            if free_nusd < spec.closing_hold_nusd:
+                raise _no_room("cap", scope, free_nusd, spec)
+
+    def _hold(self, spec: SessionSpec) -> None:
         try:
             self._ledger.reserve(
                 closing_hold_id(spec.session_id),
@@ -108,21 +153,28 @@ class Door:
         except BudgetDenied as exc:
             if exc.why == "closed":
                 return
-            raise _no_room(exc, spec) from exc
+            raise _no_room(exc.why, exc.scope, exc.free_nusd, spec) from exc
 
 
-def _no_room(exc: BudgetDenied, spec: SessionSpec) -> RequestInvalid:
-    if exc.why == "no_account":
-        message = (
-            f"there is no budget for {exc.scope!r}: make one with "
-            f"`diagnosis budget set {exc.scope} USD`"
-        )
-    else:
-        message = (
-            f"{exc.scope!r} has {usd(exc.free_nusd)} left ({exc.why}), and the closing call alone "
-            f"needs {usd(spec.closing_hold_nusd)}: raise it with `diagnosis budget set`"
-        )
-    return RequestInvalid(message, scope=exc.scope, why=exc.why)
+#: Why a scope says no -> what is wrong and what to do, after "campaign: the account 'campaign:c' ".
+_NO_ROOM = {
+    "no_account": "does not exist: make it with `diagnosis budget set {scope} USD`",
+    "cap": (
+        "has {free} left, and the closing call alone needs {hold}: raise it with "
+        "`diagnosis budget set {scope} USD`"
+    ),
+    "frozen": "is frozen, since a call cost more than its bound: see the runbook",
+    "killed": "is stopped with all others by the kill switch: enqueue again when it is off",
+}
+
+
+def _no_room(why: str, scope: str, free_nusd: int, spec: SessionSpec) -> RequestInvalid:
+    words = _NO_ROOM.get(why, f"says no ({why})")
+    said = words.format(scope=scope, free=usd(free_nusd), hold=usd(spec.closing_hold_nusd))
+    field = scope.partition(":")[0]
+    return RequestInvalid(
+        f"{field}: the account {scope!r} {said}", field=field, scope=scope, why=why
+    )
 
 
 def _labels(request: DiagnoseRequest) -> dict[str, str]:
@@ -159,6 +211,22 @@ def _unknown(kind: str, name: str, known: list[str]) -> RequestInvalid:
         field=kind,
         value=name,
     )
+
+
+def _lost_judge(name: str, teacher: str) -> RequestInvalid:
+    return RequestInvalid(
+        f"judge: {name!r} is a model of the teacher {teacher!r}, which is not in this worker's "
+        f"settings: correct DIAGNOSIS_JUDGES or add it to DIAGNOSIS_TEACHERS",
+        field="judge",
+        value=name,
+    )
+
+
+def _price(kind: str, name: str, model: str) -> Price:
+    try:
+        return price_of(model)
+    except UnknownModel as exc:
+        raise UnknownModel(f"{kind}: {name!r}: {exc.message}", field=kind, **exc.facts) from exc
 
 
 def _our_bucket(uri: str, bucket: str) -> None:
