@@ -50,6 +50,9 @@ __all__ = ["Runner", "Worked"]
 CACHED_SESSIONS = 128
 #: How often a drive is repeated at once when the journal moves under it; then the sweep goes on.
 DRIVES = 5
+#: A server that asks for a longer wait than this is not waited for: the step has failed. Without an
+#: end to it, one `retry-after: 86400` would hold a session's closing call for more than a week.
+LONGEST_WAIT_MS = 900_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,6 +336,8 @@ def _find(session: Session, step_id: str) -> Command | None:
 
 
 def _retryable(exc: Exception) -> bool:
+    if (getattr(exc, "retry_after_ms", None) or 0) > LONGEST_WAIT_MS:
+        return False
     match exc:
         case TeacherFault():
             return exc.retry == "later"
