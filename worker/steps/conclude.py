@@ -21,12 +21,14 @@ from worker.core.report import StoredFile
 from worker.core.transcript import call_result
 from worker.core.values import Runner
 from worker.errors import BadInput, NotYet
+from worker.payloads import PayloadLost
 from worker.steps.context import closing_hold_id
 from worker.wire.result import ClusterSummary, DiagnoseResult
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
+    from worker.core.values import Payload
     from worker.ports import Entry
     from worker.steps.context import Step
 
@@ -69,7 +71,7 @@ def findings(step: Step) -> Findings:
         reason=reason,
         clusters=clusters,
         costs=tuple(_cost(entry) for entry in entries),
-        text_of=step.text_of,
+        text_of=_what_is_left(step.text_of),
         call_result=call_result,
         times={record.key: _iso(record.at_ms) for record in step.ports.records(step.session_id)},
         versions={
@@ -113,6 +115,18 @@ def _settle_accounts(step: Step) -> None:
             f"{account.held_nusd} nano-dollars of session {step.session_id!r} are under way",
             held_nusd=account.held_nusd,
         )
+
+
+def _what_is_left(text_of: Callable[[Payload], str]) -> Callable[[Payload], str]:
+    """Return `text_of` that says so where a text is lost: the session ends with all the others."""
+
+    def left(payload: Payload) -> str:
+        try:
+            return text_of(payload)
+        except PayloadLost as exc:
+            return f"[lost: {exc}]"
+
+    return left
 
 
 def _known_ids(step: Step) -> tuple[Collection[str], Mapping[str, str | None]]:
