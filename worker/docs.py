@@ -467,7 +467,8 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
     if isinstance(command, click.Group):
         for child, one in sorted(command.commands.items()):
             yield from _command(f"{name} {child}", one)
-        return
+        if not command.invoke_without_command:
+            return
     arguments = [p for p in command.params if isinstance(p, click.Argument)]
     usage = " ".join(
         [name, "[OPTIONS]", *(p.make_metavar(click.Context(command)) for p in arguments)]

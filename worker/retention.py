@@ -14,20 +14,29 @@ from typing import TYPE_CHECKING
 from worker.core import keys
 from worker.core.machine import fold
 from worker.errors import BadInput, DiagnosisError, IllegalEvent, UnknownVersion
-from worker.wire.archive import archive
+from worker.wire.archive import archive, archived_notes, archived_records
 from worker.wire.journal import decode_all
 from worker.wire.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from worker.core.events import SessionEnded
     from worker.core.machine import Session
     from worker.core.values import SessionSpec
-    from worker.ports import Artifacts, Journal
+    from worker.ports import Artifacts, Journal, Note, Record
     from worker.wire.manifest import Manifest
 
-__all__ = ["Retained", "Unverified", "manifest_of", "prune", "verify"]
+__all__ = [
+    "DAY_MS",
+    "History",
+    "Retained",
+    "Unverified",
+    "manifest_of",
+    "prune",
+    "stored_history",
+    "verify",
+]
 
 DAY_MS = 24 * 3_600_000
 
@@ -46,6 +55,15 @@ class Retained:
     #: Why it stays; empty where it went.
     why: str = ""
     artifacts_uri: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What is kept of a session's past."""
+
+    records: tuple[Record, ...]
+    notes: tuple[Note, ...]
+    labels: Mapping[str, str]
 
 
 def prune(
@@ -106,6 +124,30 @@ def manifest_of(artifacts: Artifacts, spec: SessionSpec) -> Manifest | None:
         keys.manifest(tenant=spec.tenant, campaign=spec.campaign, session_id=spec.session_id)
     )
     return None if body is None else read_manifest(body)
+
+
+def stored_history(journal: Journal, artifacts: Artifacts, session_id: str) -> History | None:
+    """Return a session's past from Redis, or from beside its artifacts once it was pruned.
+
+    None where there is no such session, or neither place has its journal.
+
+    Raises:
+        UnknownVersion: A newer version put the journal away.
+        Unavailable: Redis or the object store did not answer.
+    """
+    labels = journal.labels(session_id)
+    if "pruned_ms" not in labels:
+        records = journal.load(session_id).records
+        if not records:
+            return None
+        return History(records=records, notes=journal.notes(session_id), labels=labels)
+    key = keys.journal_copy(
+        tenant=labels["tenant"], campaign=labels["campaign"], session_id=session_id
+    )
+    body = artifacts.get(key)
+    if body is None:
+        return None
+    return History(records=archived_records(body), notes=archived_notes(body), labels=labels)
 
 
 def _verify_file(artifacts: Artifacts, key: str, *, sha256: str, size_bytes: int) -> None:

@@ -137,6 +137,10 @@ class Runner:
         """Stop beating. Steps that are under way lose their leases after a while."""
         self._heart.close()
 
+    def knows(self, session_id: str) -> bool:
+        """Whether there is or was such a session; of a pruned one only this is known."""
+        return bool(self._journal.labels(session_id))
+
     def session(self, session_id: str) -> Session | None:
         """Return a session as its journal says, None where there is none."""
         known = self._load(session_id)

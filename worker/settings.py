@@ -125,6 +125,13 @@ class Settings(BaseSettings):
         description="Cap of a campaign that has no account yet; None refuses its sessions.",
     )
 
+    keep_ended_sessions_days: float | None = Field(
+        7,
+        ge=0,
+        description="How long an ended session stays in Redis; then it leaves, once its artifacts "
+        "are verified in S3. None keeps all until `diagnosis prune`.",
+    )
+
     payload_inline_bytes: int = Field(
         8_192, ge=0, description="Texts above this stand in S3, once, and not in the journal."
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from worker.ports import Journal, Ledger, StepRow
     from worker.runner import Runner as SessionRunner
 
-__all__ = ["Activity", "SessionView", "StepView", "view"]
+__all__ = ["Activity", "PrunedView", "SessionView", "StepView", "pruned_view", "view"]
 
 #: How many steps a view names; the count is exact.
 SHOWN_STEPS = 20
@@ -74,6 +74,38 @@ class SessionView(BaseModel):
     activity: tuple[Activity, ...]
     steps: tuple[StepView, ...]
     open_steps: int
+
+
+class PrunedView(BaseModel):
+    """What is left of a session that ended and left Redis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    session_id: str
+    outcome: str
+    created_ms: int
+    ended_ms: int
+    pruned_ms: int
+    artifacts_uri: str
+
+
+def pruned_view(session_id: str, journal: Journal) -> PrunedView | None:
+    """Return what is left of a pruned session; None for any other.
+
+    Raises:
+        Unavailable: Redis did not answer.
+    """
+    labels = journal.labels(session_id)
+    if "pruned_ms" not in labels:
+        return None
+    return PrunedView(
+        session_id=session_id,
+        outcome=labels["outcome"],
+        created_ms=int(labels["created_ms"]),
+        ended_ms=int(labels["ended_ms"]),
+        pruned_ms=int(labels["pruned_ms"]),
+        artifacts_uri=labels["artifacts_uri"],
+    )
 
 
 def view(

@@ -14,6 +14,8 @@ import click
 
 from worker.cli.demo import demo
 from worker.cli.enqueue import enqueue
+from worker.cli.history import explain, replay_session
+from worker.cli.keeping import dead_letters, prune_sessions
 from worker.cli.operate import budget, doctor, worker
 from worker.cli.output import exit_code_of, fail
 from worker.cli.session import cancel, result, status, watch
@@ -31,7 +33,21 @@ def cli() -> None:
     """
 
 
-for command in (demo, worker, enqueue, status, watch, result, cancel, doctor, budget):
+for command in (
+    demo,
+    worker,
+    enqueue,
+    status,
+    watch,
+    result,
+    cancel,
+    explain,
+    replay_session,
+    dead_letters,
+    prune_sessions,
+    doctor,
+    budget,
+):
     cli.add_command(command)
 
 

@@ -15,7 +15,7 @@ from worker.cli.panel import clusters_table, session_panel
 from worker.client import Client
 from worker.clock import SystemClock
 from worker.settings import load_settings
-from worker.status import view
+from worker.status import PrunedView, pruned_view, view
 
 if TYPE_CHECKING:
     from worker.bootstrap import System
@@ -37,9 +37,12 @@ def status(session_id: str | None, as_json: bool) -> None:  # noqa: FBT001 - cli
         if session_id is None:
             _list_sessions(system, as_json=as_json)
             return
-        seen = _view(system, session_id)
+        seen = pruned_view(session_id, system.journal) or _view(system, session_id)
     if as_json:
         say_json(seen)
+    elif isinstance(seen, PrunedView):
+        console.print(f"{session_id} ended as {seen.outcome} and has left Redis")
+        console.print(f"artifacts: {seen.artifacts_uri}")
     else:
         console.print(session_panel(seen, SystemClock().now_ms()))
 

@@ -16,9 +16,19 @@ from worker.ports import Announcement, Commit
 from worker.wire.journal import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from worker.ports import Artifacts, Journal
 
-__all__ = ["FILES", "artifact_key", "end_session", "open_session", "place", "write_artifacts"]
+__all__ = [
+    "FILES",
+    "artifact_key",
+    "end_session",
+    "open_session",
+    "place",
+    "spec_of",
+    "write_artifacts",
+]
 
 FILES = {"diagnosis.md": b"# Nothing\n", "clusters.json": b"[]\n"}
 
@@ -63,11 +73,13 @@ def write_artifacts(artifacts: Artifacts, session_id: str) -> str:
     return hashlib.sha256(manifest).hexdigest()
 
 
-def open_session(journal: Journal, session_id: str) -> None:
+def open_session(
+    journal: Journal, session_id: str, *, labels: Mapping[str, str] | None = None
+) -> None:
     """Create a session, with its preparation due."""
     opened = SessionOpened(spec=spec_of(session_id))
     step = Announcement(session_id=session_id, step_id="prepare", queue="tools")
-    journal.create(session_id, [encode(opened)], [step], deadline_ms=3_600_000, labels={})
+    journal.create(session_id, [encode(opened)], [step], deadline_ms=3_600_000, labels=labels or {})
 
 
 def end_session(journal: Journal, artifacts: Artifacts, session_id: str) -> None:
