@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from worker.artifacts.s3 import S3Artifacts
 from worker.bundle.cache import BundleCache
+from worker.checkpoints import Checkpoints
 from worker.clock import SystemClock
 from worker.core import keys
 from worker.door import Door
@@ -90,6 +91,7 @@ def build(
     artifacts = build_artifacts(settings)
     closing.callback(artifacts.close)
     payloads = Payloads(artifacts, inline_bytes=settings.payload_inline_bytes)
+    checkpoints = Checkpoints(journal, ledger, artifacts, SystemClock())
     ports = Ports(
         ledger=ledger,
         artifacts=artifacts,
@@ -97,7 +99,7 @@ def build(
         workspaces=_Workspaces(artifacts, settings.cache_dir, settings.cache_max_bytes),
         teachers=LazyMap(
             {
-                name: partial(_teacher, teacher, ledger, closing)
+                name: partial(_teacher, teacher, ledger, checkpoints, closing)
                 for name, teacher in settings.teachers.items()
             }
         ),
@@ -119,6 +121,7 @@ def build(
         owner=owner_name(),
         new_token=lambda: secrets.token_hex(8),
         chance=random.random,
+        checkpoints=checkpoints,
     )
     closing.callback(runner.close)
     return System(
@@ -188,7 +191,9 @@ class _Workspaces:
             )
 
 
-def _teacher(settings: TeacherSettings, ledger: RedisLedger, closing: ExitStack) -> PaidTeacher:
+def _teacher(
+    settings: TeacherSettings, ledger: RedisLedger, checkpoints: Checkpoints, closing: ExitStack
+) -> PaidTeacher:
     # Imported here: the SDK takes 40 MB that only the teacher queue needs.
     from worker.teacher.anthropic import AnthropicTeacher  # noqa: PLC0415
 
@@ -196,7 +201,7 @@ def _teacher(settings: TeacherSettings, ledger: RedisLedger, closing: ExitStack)
         base_url=settings.base_url, api_key=settings.api_key.get_secret_value()
     )
     closing.callback(teacher.close)
-    return PaidTeacher(teacher, ledger)
+    return PaidTeacher(teacher, ledger, note=checkpoints.note_sent)
 
 
 def _student(settings: StudentSettings, closing: ExitStack) -> Student:

@@ -1,7 +1,8 @@
 """Paying for a call to the teacher: reserve, say so, send, account for the outcome.
 
 Rule: nothing else calls a `Teacher`. One reservation is one HTTP request, and whatever happens to
-the request, the ledger holds at least what the provider may bill for it:
+the request, the ledger holds at least what the provider may bill for it. Before it is sent, its bound
+is noted outside of the ledger's server too, which may lose everything:
 
 | outcome                                              | ledger                                     |
 |------------------------------------------------------|--------------------------------------------|
@@ -36,7 +37,8 @@ from worker.core.bounds import (
     why_unbounded,
 )
 from worker.core.prices import PRICE_VERSION, Price, cost_nusd, price_of
-from worker.errors import BadInput, BudgetDenied, TeacherFault, Unavailable
+from worker.errors import BadInput, BudgetDenied, DiagnosisError, TeacherFault, Unavailable
+from worker.ports import Entry, EntryState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,12 +122,24 @@ class PaidTeacher:
         kept_ms: int = KEPT_MS,
         patience_ms: int = PATIENCE_MS,
         now_s: Callable[[], float] = time.monotonic,
+        note: Callable[[Entry], None] | None = None,
     ) -> None:
+        """Take a teacher and who pays for it.
+
+        Args:
+            teacher: Sends the requests.
+            ledger: Holds the money.
+            kept_ms: How far ahead a reservation's deadline is kept.
+            patience_ms: How long what must not be lost is said again.
+            now_s: This process's clock.
+            note: Stores that a request may go out now (`Checkpoints.note_sent`).
+        """
         self._teacher = teacher
         self._ledger = ledger
         self._kept_ms = kept_ms
         self._patience_ms = patience_ms
         self._now_s = now_s
+        self._note = note
 
     def call(
         self,
@@ -155,15 +169,16 @@ class PaidTeacher:
         Raises:
             BudgetDenied: The scopes cannot carry the call. Nothing was sent, nothing is held.
             TeacherFault: The call failed. The ledger has been put right.
-            Unavailable: The ledger did not answer: before the call, and nothing was sent; or after
-                it for longer than the patience, and then its reply or fault is lost. The
-                reservation stays as it is and the sweep ends it: charged if it was sent.
+            Unavailable: The ledger or the notes did not answer: before the call, and nothing was
+                sent; or the ledger after it for longer than the patience, and then its reply or
+                fault is lost. The reservation stays as it is and the sweep ends it: charged if it
+                was sent.
             UnknownModel: The model has no price.
             BadInput: The request has no bound, or the reservation id cannot be one.
         """
         call = _bounded(request, reservation_id, prompt_bound_tokens)
         call = self._reserve(call, scopes, kind=kind, step_id=step_id, replaces=replaces)
-        self._go_ahead(call)
+        self._go_ahead(call, _noted(call, scopes, kind=kind, step_id=step_id))
         reply = self._send(call, stopped)
         return self._settle(call, reply)
 
@@ -205,16 +220,31 @@ class PaidTeacher:
             self._drop(call)
             raise
 
-    def _go_ahead(self, call: _Call) -> None:
+    def _go_ahead(self, call: _Call, noted: Entry) -> None:
         try:
+            self._note_down(noted)
             self._ledger.sent(call.reservation_id)
         except BudgetDenied as denied:
             if denied.why == "killed":
                 self._drop(call)
             raise
-        except Unavailable:
+        except DiagnosisError:
             self._drop(call)
             raise
+
+    def _note_down(self, noted: Entry) -> None:
+        """Store that the request may go out; the hold must outlast a slow store.
+
+        Raises:
+            Unavailable: The store did not answer, or not before the hold ended.
+        """
+        if self._note is None:
+            return
+        began_s = self._now_s()
+        self._note(noted)
+        slow = self._now_s() - began_s > self._kept_ms / 1000 / _EXTENSIONS
+        if slow and not self._ledger.extend(noted.reservation_id, self._kept_ms):
+            raise Unavailable("the object store was slow, and the call's hold ended meanwhile")
 
     def _drop(self, call: _Call) -> None:
         """Give back what may be held for a request that was not sent; if that fails the sweep does."""
@@ -341,6 +371,22 @@ def _bounded(request: TeacherRequest, reservation_id: str, prompt_bound_tokens: 
         price=price,
         prompt_bound_tokens=prompt_bound_tokens,
         writes=cache_writes(system=request.system, messages=request.messages, tools=request.tools),
+    )
+
+
+def _noted(call: _Call, scopes: Sequence[str], *, kind: CallKind, step_id: str) -> Entry:
+    """Return what must be known of a call whose request may have gone out."""
+    return Entry(
+        reservation_id=call.reservation_id,
+        state=EntryState.SENT,
+        amount_nusd=call.bound_nusd,
+        actual_nusd=0,
+        scopes=tuple(scopes),
+        kind=kind,
+        model=call.request.model,
+        step_id=step_id,
+        price_version=PRICE_VERSION,
+        created_ms=0,
     )
 
 

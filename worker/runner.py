@@ -11,7 +11,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import structlog
+
 from worker.core import policy
+from worker.core.checkpoints import is_boundary
 from worker.core.commands import Command, Conclude, queue_of, step_id_of
 from worker.core.events import CancelRequested, DeadlinePassed, SessionEnded, SessionOpened
 from worker.core.failures import failure_of
@@ -39,12 +42,15 @@ from worker.wire.journal import decode_all, encode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from worker.checkpoints import Checkpoints
     from worker.core.events import Event
     from worker.core.values import SessionSpec
     from worker.ports import Hints, Journal, Lease, Record
     from worker.steps.context import Ports
 
 __all__ = ["Runner", "Worked"]
+
+_log = structlog.get_logger(__name__)
 
 #: Sessions whose fold is kept between steps; a fold is a few KB.
 CACHED_SESSIONS = 128
@@ -69,6 +75,8 @@ class Worked:
 class _Known:
     session: Session
     length: int
+    #: Of another life of the session, nothing that is known here holds.
+    life: str
 
 
 class Runner:
@@ -85,6 +93,7 @@ class Runner:
         chance: Callable[[], float],
         heart: Heart | None = None,
         perform: Callable[[Command, Step], Event] = perform,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self._journal = journal
         self._hints = hints
@@ -93,6 +102,7 @@ class Runner:
         self._new_token = new_token
         self._chance = chance
         self._perform_step = perform
+        self._checkpoints = checkpoints
         self._heart = heart or Heart(journal)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
@@ -116,6 +126,7 @@ class Runner:
             self.drive(spec.session_id)
             return False
         self._hints.tell(created.announced)
+        self._checkpoint(spec.session_id)
         return True
 
     def cancel(self, session_id: str, reason: str) -> bool:
@@ -186,7 +197,7 @@ class Runner:
 
     def _work_on(self, claim: Claim, lease: Lease, known: _Known | None, asked_s: float) -> Worked:
         try:
-            now = self._fold(lease.session_id, known, claim.records)
+            now = self._claimed(claim, lease.session_id, known)
         except (UnknownVersion, IllegalEvent) as exc:
             # Not for this worker to end: a newer one, or a mended one, goes on from here.
             self._wait(lease, policy.LONGEST_GRACE_MS, str(exc))
@@ -212,8 +223,11 @@ class Runner:
                 attempt=claim.attempt,
                 stopped=kept.stopped,
                 ports=self._ports,
+                life=now.life,
             )
             try:
+                if isinstance(command, Conclude):
+                    self._checkpoint_all(lease.session_id)
                 event = self._perform_step(command, step)
             except Cancelled as exc:
                 if kept.told:
@@ -285,28 +299,54 @@ class Runner:
         if committed.status != "ok":
             return Worked(status="dropped", detail=f"the lease was lost ({committed.status})")
         if committed.length == now.length + 1:
-            self._keep(lease.session_id, _Known(after, committed.length))
+            self._keep(lease.session_id, _Known(after, committed.length, now.life))
         self._hints.tell(committed.announced)
         if committed.must_drive or drive:
             self.drive(lease.session_id)
+        if committed.must_drive or is_boundary(event, follow):
+            self._checkpoint(lease.session_id)
         return Worked(status="done")
+
+    # ------------------------------------------------------------------------- checkpoints
+
+    def _checkpoint(self, session_id: str) -> None:
+        """Store the journal outside of Redis, if that can be done now; else the next one will."""
+        try:
+            self._checkpoint_all(session_id)
+        except DiagnosisError as exc:
+            _log.warning("checkpoint put off", session_id=session_id, error=str(exc))
+
+    def _checkpoint_all(self, session_id: str) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.save(session_id)
 
     # ----------------------------------------------------------------------------- folding
 
     def _load(self, session_id: str) -> _Known | None:
         known = self._cached(session_id)
         part = self._journal.load(session_id, known.length if known else 0)
+        if known is not None and known.life != part.life:
+            known, part = None, self._journal.load(session_id)
         if part.length == 0:
             return None
-        return self._fold(session_id, known, part.records)
+        return self._fold(session_id, known, part.records, part.life)
 
-    def _fold(self, session_id: str, known: _Known | None, records: Iterable[Record]) -> _Known:
+    def _claimed(self, claim: Claim, session_id: str, known: _Known | None) -> _Known:
+        """Return the session that a claim found, from what was known where that still holds."""
+        if known is None or known.life == claim.life:
+            return self._fold(session_id, known, claim.records, claim.life)
+        part = self._journal.load(session_id)
+        return self._fold(session_id, None, part.records, part.life)
+
+    def _fold(
+        self, session_id: str, known: _Known | None, records: Iterable[Record], life: str
+    ) -> _Known:
         events = decode_all(records)
         if known is not None and not events:
             return known
         session = fold(events, known.session if known else None)
         length = (known.length if known else 0) + len(events)
-        return self._keep(session_id, _Known(session, length))
+        return self._keep(session_id, _Known(session, length, life))
 
     def _cached(self, session_id: str) -> _Known | None:
         with self._lock:
@@ -318,7 +358,7 @@ class Runner:
     def _keep(self, session_id: str, known: _Known) -> _Known:
         with self._lock:
             current = self._known.get(session_id)
-            if current is None or current.length < known.length:
+            if current is None or (current.life, current.length) < (known.life, known.length):
                 self._known[session_id] = known
             self._known.move_to_end(session_id)
             while len(self._known) > CACHED_SESSIONS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from worker.core.checkpoints import FIRST_LIFE, began_ms
 from worker.errors import BundleInvalid, Cancelled, RequestInvalid
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ class Step:
     #: Whether the lease was lost, or the session wants the step to stop.
     stopped: Callable[[], bool]
     ports: Ports
+    #: Which life of the session this is; attempts are counted from 1 in each.
+    life: str = FIRST_LIFE
 
     @property
     def session_id(self) -> str:
@@ -188,7 +191,7 @@ class Step:
         spec = self.session.spec
         return _named("teacher", account, self.ports.teachers).call(
             request,
-            reservation_id=f"{self.session_id}/{self.step_id}/{self.attempt}.{number}",
+            reservation_id=self._reservation_id(number),
             scopes=spec.scopes,
             kind=kind,
             step_id=self.step_id,
@@ -196,6 +199,11 @@ class Step:
             replaces=replaces,
             stopped=_before_it_begins(self.stopped),
         )
+
+    def _reservation_id(self, number: int) -> str:
+        """Return an id that no call of any attempt, in any life of the session, had before."""
+        name = f"{self.session_id}/{self.step_id}/{self.attempt}.{number}"
+        return name if self.life == FIRST_LIFE else f"{name}@{began_ms(self.life)}"
 
 
 def _before_it_begins(stopped: Callable[[], bool]) -> Callable[[], bool]:
