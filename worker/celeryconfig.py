@@ -7,6 +7,7 @@ in `docs/celery.md`.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from kombu import Queue
 
@@ -17,6 +18,7 @@ _settings = load_settings()
 
 broker_url = _settings.broker
 result_backend = _settings.results
+_on_redis = urlsplit(broker_url).scheme in {"redis", "rediss", "redis+socket", "sentinel"}
 #: The task modules, as strings: `worker` never imports `tasks`.
 include = ("tasks.diagnose", "tasks.upkeep")
 
@@ -44,7 +46,12 @@ task_publish_retry_policy = {
 }
 # A misspelt queue is an error and not a black hole.
 task_create_missing_queues = False
-task_queues = tuple(Queue(name.value) for name in QueueName)
+# A hint is not worth the two writes that kombu makes to keep a message until it is acknowledged: with
+# `appendfsync always` each is an fsync, and the step is in `due` anyway. A request to diagnose is
+# nowhere else, so `control` keeps its messages. Other brokers send all that is not to be acknowledged
+# to the first worker that asks.
+_kept = {name for name in QueueName if not _on_redis or name is QueueName.CONTROL}
+task_queues = tuple(Queue(name.value, no_ack=name not in _kept) for name in QueueName)
 task_default_queue = QueueName.CONTROL.value
 # JSON only: pickle would be code from the broker.
 task_serializer = "json"
