@@ -16,15 +16,20 @@ import structlog
 from celery import Celery, bootsteps, signals
 
 from worker import bootstrap
+from worker.clock import SystemClock
 from worker.consumer import RefillTicker
 from worker.core import policy
+from worker.core.commands import Queue
 from worker.errors import Unavailable
 from worker.messages import CeleryHints, CeleryResults
+from worker.retention import DAY_MS, prune
 from worker.settings import load_settings
 from worker.telemetry.logs import configure_logs
 from worker.telemetry.metrics import Metrics, serve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from worker.bootstrap import System
     from worker.wire.result import DiagnoseResult
 
@@ -103,6 +108,75 @@ def _sweep_pause_s() -> float:
 
 
 app.steps["worker"].add(Sweeper)
+
+
+class Pruner(bootsteps.StartStopStep):
+    """Lets ended sessions leave Redis, once an hour in every worker that serves the control queue.
+
+    It has a thread of its own: a sweep must not wait while artifacts are read back. Workers start at
+    odd times and what one has pruned is gone for the next, so they need no agreement.
+    """
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Celery's signature
+        super().__init__(parent, **kwargs)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pruner", daemon=True)
+
+    def start(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
+        """Prune from now on, the first time within an hour."""
+        queues: Any = parent.app.amqp.queues.consume_from
+        if load_settings().keep_ended_sessions_days is not None and _CONTROL in queues:
+            self._thread.start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
+        """Stop after the session at hand."""
+        del parent
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    terminate = stop
+
+    def _run(self) -> None:
+        pause_s = _PRUNE_S * random.random()  # noqa: S311 - jitter
+        while not self._stopped.wait(pause_s):
+            pause_s = _PRUNE_S
+            try:
+                prune_now(self._stopped.is_set)
+            except Unavailable as exc:
+                _log.warning("prune waits", error=str(exc))
+            except Exception:  # noqa: BLE001 - it goes on, whatever one round met
+                _log.exception("prune failed")
+
+
+_CONTROL = Queue.CONTROL.value
+#: Between two rounds of the pruner.
+_PRUNE_S = 3_600.0
+
+
+def prune_now(stopped: Callable[[], bool]) -> int:
+    """Prune what the settings no longer keep, until all is done or `stopped`; return how many left.
+
+    Raises:
+        Unavailable: Redis or the object store did not answer; what went is gone, the rest stays.
+    """
+    parts = system()
+    days = parts.settings.keep_ended_sessions_days
+    if days is None:
+        return 0
+    before_ms = SystemClock().now_ms() - round(days * DAY_MS)
+    left = 0
+    for one in prune(parts.journal, parts.artifacts, ended_before_ms=before_ms):
+        left += one.pruned
+        if not one.pruned:
+            _log.warning("ended session stays", session_id=one.session_id, why=one.why)
+        if stopped():
+            break
+    _log.info("pruned", sessions=left)
+    return left
+
+
+app.steps["worker"].add(Pruner)
 
 
 @signals.celeryd_init.connect

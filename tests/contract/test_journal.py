@@ -33,7 +33,7 @@ from tests.contract.journals import (
 from worker.core.policy import CONCLUDE_WAIT_MS, LONGEST_GRACE_MS, POISON_DEATHS
 from worker.errors import Unavailable
 from worker.journal.redis import RedisJournal
-from worker.ports import Claimed, Commit, DeadLetter, Lease, Note
+from worker.ports import Claimed, Commit, DeadLetter, Lease, Note, Record
 from worker.redis_connection import connect
 
 if TYPE_CHECKING:
@@ -1296,6 +1296,39 @@ def test_whoever_comes_late_to_a_pruned_session_changes_nothing(bench: Bench) ->
     assert journal.beat([zombie]) == (zombie,)
     assert not prune(journal)
     assert seen(journal) == before
+
+
+def restore_ended(journal: Journal) -> str:
+    """Put a session back that had ended before it was lost; return what became of it."""
+    record = Record(key="conclude", body="{}", at_ms=1_000, owner="w-1", attempt=1)
+    restored = journal.restore(
+        SESSION, [record], labels={"tenant": "acme"}, deadline_ms=1, after_ms=0, ends=True
+    )
+    return restored.status
+
+
+def test_a_pruned_session_is_not_restored(bench: Bench) -> None:
+    journal = bench.journal()
+    end(journal)
+    prune(journal)
+    before = seen(journal)
+
+    assert restore_ended(journal) == "gone"
+
+    assert seen(journal) == before
+
+
+def test_a_session_that_was_restored_after_its_end_can_be_pruned(bench: Bench) -> None:
+    journal = bench.journal()
+    assert restore_ended(journal) == "ok"
+    life = journal.load(SESSION).life
+
+    assert journal.ended(before_ms=2_000) == (SESSION,)
+    assert prune(journal)
+
+    left = journal.load(SESSION)
+    assert (left.length, left.records, left.life) == (0, (), life)
+    assert restore_ended(journal) == "gone"
 
 
 def test_an_open_session_cannot_be_pruned(bench: Bench) -> None:

@@ -516,6 +516,7 @@ class MemoryJournal:
             created_ms=session.created_ms,
             labels=session.labels,
             ended_ms=session.ended_ms,
+            life=session.life,
             tombstone={
                 "pruned_ms": str(self._clock.now_ms()),
                 "outcome": outcome,
