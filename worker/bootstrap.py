@@ -29,6 +29,7 @@ from worker.lazy import LazyMap
 from worker.ledger.redis import RedisLedger
 from worker.paid import PaidTeacher
 from worker.payloads import Payloads
+from worker.recovery import Recovery
 from worker.redis_connection import connect
 from worker.runner import Runner
 from worker.steps.context import Ports
@@ -64,6 +65,7 @@ class System:
     payloads: Payloads
     runner: Runner
     door: Door
+    recovery: Recovery
     ports: Ports
     #: What has to be closed, the newest first.
     closing: ExitStack
@@ -124,6 +126,7 @@ def build(
         checkpoints=checkpoints,
     )
     closing.callback(runner.close)
+    recovery = Recovery(runner=runner, journal=journal, ledger=ledger, artifacts=artifacts)
     return System(
         settings=settings,
         client=client,
@@ -132,7 +135,8 @@ def build(
         artifacts=artifacts,
         payloads=payloads,
         runner=runner,
-        door=Door(runner, ledger, settings),
+        door=Door(runner, ledger, settings, reopen=recovery.reopen),
+        recovery=recovery,
         ports=ports,
         closing=closing,
     )

@@ -16,6 +16,8 @@ from worker.errors import BadInput, BudgetDenied, RequestInvalid, UnknownModel
 from worker.steps.context import closing_hold_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from worker.core.prices import Price
     from worker.ports import Ledger
     from worker.runner import Runner
@@ -72,10 +74,27 @@ def admit(request: DiagnoseRequest, settings: Settings) -> SessionSpec:
 class Door:
     """Opens sessions: accounts first, then the journal, so that a session always has its money."""
 
-    def __init__(self, runner: Runner, ledger: Ledger, settings: Settings) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        ledger: Ledger,
+        settings: Settings,
+        *,
+        reopen: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Take what sessions are opened in.
+
+        Args:
+            runner: Opens and drives them.
+            ledger: Has their accounts.
+            settings: Of this process.
+            reopen: Puts a session back that Redis lost, if it is stored (`Recovery.reopen`): one
+                that is asked for again must not be paid for again.
+        """
         self._runner = runner
         self._ledger = ledger
         self._settings = settings
+        self._reopen = reopen
 
     def open(self, request: DiagnoseRequest) -> bool:
         """Start the request's session; False where it exists already.
@@ -87,6 +106,8 @@ class Door:
         """
         if self.knows(request.session_id):
             self._runner.drive(request.session_id)
+            return False
+        if self._reopen is not None and self._reopen(request.session_id):
             return False
         spec = admit(request, self._settings)
         self._fund(spec)

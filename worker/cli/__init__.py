@@ -18,6 +18,7 @@ from worker.cli.history import explain, replay_session
 from worker.cli.keeping import dead_letters, prune_sessions
 from worker.cli.operate import budget, doctor, worker
 from worker.cli.output import exit_code_of, fail
+from worker.cli.recover import recover
 from worker.cli.session import cancel, result, status, watch
 from worker.errors import DiagnosisError
 
@@ -45,6 +46,7 @@ for command in (
     replay_session,
     dead_letters,
     prune_sessions,
+    recover,
     doctor,
     budget,
 ):

@@ -1,0 +1,116 @@
+"""The command that rebuilds sessions after Redis was lost: recover.
+
+Rule: one session that cannot be rebuilt keeps no other from it; it is named, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from worker import bootstrap
+from worker.cli.connection import connected
+from worker.cli.output import console, dollars
+from worker.errors import BadInput, DiagnosisError, Misconfigured, Unavailable
+
+if TYPE_CHECKING:
+    from worker.recovery import Recovered, Recovery
+
+__all__ = ["recover"]
+
+Row = dict[str, Any]
+
+#: What was done -> what it means for who reads it.
+_WORDS = {
+    "restored": "goes on",
+    "found": "would go on",
+    "known": "is in Redis",
+    "ended": "had ended: --ended puts it back too",
+}
+
+
+@click.command()
+@click.argument("session_ids", metavar="[SESSION_ID]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every session that Redis does not know.")
+@click.option(
+    "--ended",
+    is_flag=True,
+    help="With --all: also sessions that had ended, so that their money counts again.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be put back.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a session, for scripts.")
+def recover(
+    session_ids: tuple[str, ...],
+    *,
+    everything: bool,
+    ended: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Put sessions that Redis lost back from S3, journal and money, and have them go on.
+
+    Nothing that Redis knows is touched, so it may be said at any time, and twice. A paid call whose
+    outcome nobody knows is charged at its bound.
+    """
+    if bool(session_ids) == everything:
+        raise click.UsageError("name the sessions, or say --all")
+    with connected() as system:
+        if not dry_run:
+            bootstrap.provision(system)
+        wanted = session_ids or system.recovery.lost()
+        rows = [
+            _row(system.recovery, session_id, ended=ended or not everything, dry_run=dry_run)
+            for session_id in wanted
+        ]
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+    elif rows:
+        console.print(_table(rows))
+    else:
+        console.print("Redis knows every session that is stored: there is nothing to put back.")
+    sys.exit(1 if any(row["status"] == "failed" for row in rows) else 0)
+
+
+def _row(recovery: Recovery, session_id: str, *, ended: bool, dry_run: bool) -> Row:
+    try:
+        return _told(recovery.recover(session_id, ended=ended, dry_run=dry_run))
+    except (Unavailable, Misconfigured):
+        raise
+    except (BadInput, DiagnosisError) as exc:
+        return {"session_id": session_id, "status": "failed", "error": str(exc)}
+
+
+def _told(done: Recovered) -> Row:
+    row: Row = {"session_id": done.session_id, "status": done.status}
+    if done.stored is None:
+        return row
+    return {
+        **row,
+        "phase": done.stored.session.phase.value,
+        "turns": len(done.stored.session.turns),
+        "records": len(done.stored.records),
+        "charged_nusd": done.stored.posted_nusd,
+        "of_unknown_outcome_nusd": done.stored.unknown_nusd,
+    }
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(
+        "session", "", "phase", "turns", "records", "charged", "unknown outcome", box=None
+    )
+    for row in rows:
+        table.add_row(
+            row["session_id"],
+            _WORDS.get(row["status"]) or row["error"],
+            row.get("phase", ""),
+            str(row.get("turns", "")),
+            str(row.get("records", "")),
+            dollars(row["charged_nusd"]) if "charged_nusd" in row else "",
+            dollars(row["of_unknown_outcome_nusd"]) if "charged_nusd" in row else "",
+        )
+    return table
