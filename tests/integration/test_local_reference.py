@@ -111,6 +111,85 @@ def test_code_written_for_the_reference_gives_what_it_gave_there(
     assert {"diagnosis.md", "diagnose.jsonl"} <= written
 
 
+#: Stands for an installed OpenJarvis: the classes that an engine and the planner ask for.
+_OPENJARVIS = {
+    "core/types.py": """
+from dataclasses import dataclass
+from enum import Enum
+class Role(str, Enum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+@dataclass
+class ToolCall:
+    id: str
+    name: str
+    arguments: str
+@dataclass
+class Message:
+    role: Role
+    content: str = ""
+    name: str | None = None
+    tool_calls: list | None = None
+    tool_call_id: str | None = None
+""",
+    "learning/spec_search/models.py": """
+from pydantic import BaseModel
+class FailureCluster(BaseModel):
+    id: str
+    description: str
+    sample_trace_ids: list[str] = []
+    student_failure_rate: float
+    teacher_success_rate: float
+    skill_gap: str
+    addressed_by_edit_ids: list[str] = []
+class Plan(BaseModel):
+    failure_clusters: list[FailureCluster]
+""",
+}
+
+_WITH_OPENJARVIS = """
+import json, sys
+from openjarvis.core.types import Message, Role, ToolCall
+from openjarvis.learning.spec_search.models import FailureCluster, Plan
+from worker.local import DiagnosisRunner
+class Engine:
+    def generate(self, messages, **more):
+        assert all(type(m) is Message and type(m.role) is Role for m in messages)
+        assert all(type(c) is ToolCall for m in messages for c in m.tool_calls or ())
+        if messages[-1].role is Role.USER:
+            call = {"id": "c", "name": "get_current_config", "arguments": "{}"}
+            return {"content": "", "tool_calls": [call]}
+        cluster = {"id": "c", "description": "d", "skill_gap": "g"}
+        return {"content": "D\\n```json\\n" + json.dumps([cluster]) + "\\n```"}
+result = DiagnosisRunner(
+    teacher_engine=Engine(), teacher_model="m", trace_store=None, benchmark_samples=[],
+    student_runner=None, judge=None, session_dir=sys.argv[1], session_id="s", config={},
+).run()
+assert [type(c).__mro__.count(FailureCluster) for c in result.clusters] == [1], result
+print(Plan(failure_clusters=result.clusters).failure_clusters[0].id)
+"""
+
+
+def test_where_openjarvis_is_installed_its_classes_are_used(tmp_path: Path) -> None:
+    for name, text in _OPENJARVIS.items():
+        path = tmp_path / "openjarvis" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "job.py").write_text(_WITH_OPENJARVIS)
+
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "job.py"), str(tmp_path / "session")],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout.strip()) == (0, "c"), done.stderr
+
+
 def test_nothing_of_the_fleet_is_needed(tmp_path: Path) -> None:
     code = (
         "import sys; from worker.local import DiagnosisRunner; "

@@ -55,7 +55,7 @@ def read_reply(answer: object, *, model: str, call_number: int, latency_ms: int)
         call_number: Of the call within the session; tool calls without an id are named by it.
         latency_ms: How long it took.
     """
-    said = answer if isinstance(answer, str) else _said(attribute(answer, "content"))
+    said = _said(answer if isinstance(answer, str) else attribute(answer, "content"))
     calls = list(_tool_uses(attribute(answer, "tool_calls"), call_number))
     blocks: list[dict[str, Any]] = [{"type": "text", "text": said}] if said.strip() else []
     return TeacherReply(

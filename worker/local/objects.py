@@ -87,7 +87,7 @@ def number(value: object) -> float | None:
 def whole(value: object) -> int:
     """Return a value as a count; 0 for everything that is none."""
     found = number(value)
-    return max(int(found), 0) if found is not None else 0
+    return min(max(int(found), 0), _WHOLE_MAX) if found is not None else 0
 
 
 def plain(value: object) -> Json:

@@ -80,6 +80,8 @@ class LocalSession:
         #: Known once the session has ended.
         self.result: DiagnoseResult | None = None
         self._ended = threading.Event()
+        #: The conclusion fails again and again: there will be no artifacts.
+        self._gave_up = threading.Event()
         self._interrupt: BaseException | None = None
         self._conclusions = 0
         #: Steps for the caller's thread.
@@ -152,7 +154,8 @@ class LocalSession:
     def _serve(self, until_s: float = float("inf")) -> None:
         """Do the steps of this thread until the session has ended, is interrupted, or time is up."""
         interrupt = self._interrupt
-        while not self._ended.is_set() and time.monotonic() < until_s:
+        over = (self._ended, self._gave_up)
+        while not any(event.is_set() for event in over) and time.monotonic() < until_s:
             if self._interrupt is not interrupt:
                 return
             try:
@@ -197,6 +200,7 @@ class LocalSession:
         except Exception as exc:
             if isinstance(command, Conclude) and step.attempt >= CONCLUSIONS_MAX:
                 self._interrupt = self._interrupt or exc
+                self._gave_up.set()
             raise
         except BaseException as exc:
             self._interrupt = self._interrupt or exc

@@ -113,6 +113,7 @@ def test_an_answer_that_is_text_or_an_object_is_read_as_well() -> None:
     assert reply_to("Hello").content == [{"type": "text", "text": "Hello"}]
     answer = SimpleNamespace(content="Hello", tool_calls=None, finish_reason="length")
     assert reply_to(answer).stop_reason == "max_tokens"
+    assert reply_to("half \ud83d").content == [{"type": "text", "text": "half \ufffd"}]
     assert reply_to(None).content == []
 
 

@@ -31,7 +31,7 @@ from tests.unit.local.user_code import (
     says,
 )
 from worker.local.home import snapshot
-from worker.local.objects import attribute, json_text, number, plain, text
+from worker.local.objects import attribute, json_text, number, plain, text, whole
 from worker.local.samples import read_samples
 from worker.local.stores import write_traces
 from worker.traces.model import Order
@@ -351,6 +351,13 @@ def test_a_store_in_memory_is_asked(tmp_path: Path, path: str) -> None:
     assert traces_of(TraceStore(path), tmp_path) == (["listed"], [])
 
 
+def test_another_store_of_that_name_is_asked(tmp_path: Path) -> None:
+    _write_store(tmp_path / "own.db")
+    other = type("TraceStore", (Store,), {"_db_path": str(tmp_path / "own.db")})
+
+    assert traces_of(other([Trace("listed")]), tmp_path) == (["listed"], [])
+
+
 def test_a_store_that_builds_on_the_references_is_asked(tmp_path: Path) -> None:
     class Filtered(TraceStore):
         pass
@@ -426,6 +433,19 @@ def test_the_users_home_is_not_written_to(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
 
 
+class _TellsKeys:
+    def list_traces(self, limit: int) -> list[Trace]:
+        raise OSError("https://user:hunter2hunter2@db.example/traces is away")
+
+
+def test_no_remark_holds_a_credential(tmp_path: Path) -> None:
+    with take(tmp_path, trace_store=_TellsKeys()) as bundle:
+        (remark, *_) = bundle.report.remarks
+
+    assert "is away" in remark
+    assert "hunter2" not in remark
+
+
 def test_remarks_are_told_to_the_teacher_and_to_the_caller(tmp_path: Path) -> None:
     tasks = [Sample("task-0", "What?"), Sample("task-0", "What again?")]
     engine = Engine(asks(("list_personal_benchmark", {})), says(diagnosis(cluster("task-0"))))
@@ -470,6 +490,13 @@ def test_every_number_fits_into_sqlite(value: object) -> None:
 )
 def test_numbers_are_what_counts_or_measures(value: object, read: float | None) -> None:
     assert number(value) == read
+
+
+@pytest.mark.parametrize(
+    ("value", "count"), [(3, 3), (3.9, 3), (-1, 0), ("3", 0), (2**80, 2**63 - 1)]
+)
+def test_counts_are_whole_and_fit_into_sqlite(value: object, count: int) -> None:
+    assert whole(value) == count
 
 
 def test_what_can_be_called_is_no_value() -> None:
