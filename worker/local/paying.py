@@ -101,7 +101,7 @@ class EnginePayer:
         self._lock = threading.Lock()
         #: The dearest call of a model without a price, or above the bound of its price.
         self._dearest_nusd = 0
-        #: Whether the engine says how long prompts are: a later turn is bound by the one before.
+        #: Whether the last turn's usage is known, which the bound of the next one is made from.
         self._says_usage = False
         #: Whether calls were made that may have cost something, and nobody knows what.
         self.unknown_costs = False
@@ -229,7 +229,8 @@ class EnginePayer:
         usage = answered.reply.usage
         within = self._ledger.settle(call.reservation_id, charged_nusd, usage=usage)
         with self._lock:
-            self._says_usage = usage.prompt_tokens > 0
+            if call.kind == "explore":
+                self._says_usage = usage.prompt_tokens > 0
             if call.price is None or paid_nusd > held_nusd:
                 self._dearest_nusd = max(self._dearest_nusd, paid_nusd)
         return PaidReply(

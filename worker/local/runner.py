@@ -92,7 +92,8 @@ class DiagnosisRunner:
         """Diagnose; return the result once all artifacts are in `session_dir`.
 
         Raises:
-            BundleInvalid: The traces or samples are too large for any bundle.
+            BundleInvalid: The traces or samples are too large for any bundle, or the file of an
+                OpenJarvis store is damaged.
             BaseException: What interrupted the run (Ctrl-C, an exit in a collaborator). The
                 artifacts hold what was known by then.
         """

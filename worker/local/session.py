@@ -83,7 +83,6 @@ class LocalSession:
         #: The conclusion fails again and again: there will be no artifacts.
         self._gave_up = threading.Event()
         self._interrupt: BaseException | None = None
-        self._conclusions = 0
         #: Steps for the caller's thread.
         self._own: queue.SimpleQueue[Announcement] = queue.SimpleQueue()
         self._crew = Crew(self._work, parallel) if parallel > 1 else None
@@ -167,8 +166,9 @@ class LocalSession:
 
     def _wind_up(self, interrupt: BaseException, until_s: float) -> None:
         """Cancel the session and have it conclude, so that what is known and was paid is written."""
-        self._runner.cancel(self._spec.session_id, f"interrupted by {type(interrupt).__name__}")
-        self._serve(until_s)
+        reason = f"interrupted by {type(interrupt).__name__}"
+        if self._runner.cancel(self._spec.session_id, reason):
+            self._serve(until_s)
 
     def _close(self, until_s: float) -> None:
         self._runner.close()

@@ -179,6 +179,15 @@ def test_an_engine_that_does_not_count_its_prompts_is_bound_by_their_bytes() -> 
     assert all(entry.amount_nusd > 50_000 * 5_000 for entry in till.entries)
 
 
+def test_a_run_of_its_own_says_nothing_of_the_turn_before() -> None:
+    till = Till(says("a", usage=None), says("a"), says("a"))
+    till.call("explore", bound_tokens=10, words="x" * 50_000)
+    till.call("self_run", bound_tokens=10)
+    till.call("explore", bound_tokens=10, words="x" * 50_000)
+
+    assert till.entries[-1].amount_nusd > 50_000 * 5_000
+
+
 def test_an_engine_that_counts_its_prompts_is_taken_at_its_word() -> None:
     till = Till(says("a"))
     till.call(bound_tokens=10, words="x" * 50_000)
