@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +26,13 @@ from worker.embedded.stack import EmbeddedStack
 from worker.wire.request import DiagnoseRequest, parse_request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from worker.bootstrap import System
     from worker.ports import Announcement
     from worker.wire.result import DiagnoseResult
 
-__all__ = ["AIRLINE_HOME", "Harness", "airline_home", "harness"]
+__all__ = ["AIRLINE_HOME", "Harness", "airline_home", "harness", "running"]
 
 AIRLINE_HOME = Path(__file__).parents[2] / "shared" / "data" / "tau-airline-home"
 #: A session of the simulated teacher takes about 5 s on two quiet cores.
@@ -116,7 +117,13 @@ def airline_home() -> Path:
 @pytest.fixture(scope="session")
 def harness(airline_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """A fleet whose student plays the recorded airline runs back."""
-    directory = tmp_path_factory.mktemp("fleet")
+    with running(airline_home, tmp_path_factory.mktemp("fleet")) as started:
+        yield started
+
+
+@contextmanager
+def running(airline_home: Path, directory: Path) -> Generator[Harness]:
+    """Start a fleet of one's own: for a test that breaks what others need."""
     with EmbeddedStack(directory / "stack", llama=False) as stack:
         fleet = Fleet(stack)
         teacher_url = fleet.add_simulated_teacher()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from worker.core import keys
 from worker.core.checkpoints import base_of
-from worker.errors import Unavailable
+from worker.errors import Misconfigured, Unavailable
 from worker.ports import EntryState
 from worker.wire.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint, encode_sent
 
@@ -38,6 +38,8 @@ class _Stored:
     life: str
     #: The first position that is not stored.
     next: int
+    #: Key and time of the record before it; None where this life has stored none.
+    last: tuple[str, int] | None
 
 
 class Checkpoints:
@@ -58,6 +60,7 @@ class Checkpoints:
 
         Raises:
             Unavailable: Redis or the store did not answer; the next part will hold this one too.
+            Misconfigured: Redis holds an older copy of the journal than the store does.
         """
         stored = self._remembered(session_id)
         for _ in range(TRIES):
@@ -67,7 +70,8 @@ class Checkpoints:
             if stored is None or stored.life != part.life:
                 stored = self._look(session_id, part.life)
                 continue
-            if part.length <= stored.next:
+            _check_not_older(session_id, stored, part)
+            if part.length == stored.next:
                 self._remember(session_id, stored)
                 return
             if (written := self._write(session_id, stored, part)) is not None:
@@ -99,7 +103,10 @@ class Checkpoints:
         """Ask the store up to where a life of a session is stored."""
         names = self._artifacts.list(keys.checkpoints(session_id, life))
         raw = self._artifacts.get(names[-1]) if names else None
-        return _Stored(life, base_of(life) if raw is None else decode_checkpoint(raw).next)
+        if raw is None:
+            return _Stored(life, base_of(life), None)
+        part = decode_checkpoint(raw)
+        return _Stored(life, part.next, _name(part.records[-1]))
 
     def _write(self, session_id: str, stored: _Stored, part: Slice) -> _Stored | None:
         """Write one part; return up to where is stored now, None where another worker was faster."""
@@ -119,7 +126,7 @@ class Checkpoints:
         key = keys.checkpoint(session_id, stored.life, stored.next)
         if not self._artifacts.put_new(key, encode_checkpoint(body), content_type=_JSON_LINES):
             return None
-        return _Stored(stored.life, body.next)
+        return _Stored(stored.life, body.next, _name(records[-1]))
 
     def _remembered(self, session_id: str) -> _Stored | None:
         with self._lock:
@@ -151,6 +158,30 @@ def changed_since(
         for entry in entries
         if entry.created_ms >= before.at_ms or entry.step_id in done or entry.state in is_open
     )
+
+
+def _check_not_older(session_id: str, stored: _Stored, part: Slice) -> None:
+    """Refuse a journal that lacks what is stored of it, or went on from before it.
+
+    Raises:
+        Misconfigured: It does.
+    """
+    at = stored.next - 1 - (part.length - len(part.records))
+    known = _name(part.records[at]) if 0 <= at < len(part.records) else None
+    if stored.last is not None and known != stored.last:
+        raise Misconfigured(
+            f"Redis holds an older copy of session {session_id!r} than the object store, where "
+            f"{stored.next} records of it are: it was restored from a backup or a replica that had "
+            "fallen behind. Stop the workers, empty that Redis, start them again and say "
+            "`diagnosis recover --all`",
+            session_id=session_id,
+            stored=stored.next,
+            length=part.length,
+        )
+
+
+def _name(record: Record) -> tuple[str, int]:
+    return record.key, record.at_ms
 
 
 def _before(stored: _Stored | None) -> int:

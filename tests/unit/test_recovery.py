@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -84,13 +85,13 @@ class Lossy:
 
     def __init__(self, make: Callable[[], object]) -> None:
         self._make = make
-        self._inner = make()
+        self.inner: Any = make()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return getattr(self.inner, name)
 
     def lose_everything(self) -> None:
-        self._inner = self._make()
+        self.inner = self._make()
 
 
 class Away(MemoryArtifacts):
@@ -385,6 +386,46 @@ def test_while_the_store_is_away_the_session_goes_on_but_does_not_end(workspace:
 
     assert world.ended
     assert world.recovery.stored(SESSION) is not None
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_a_session_does_not_end_from_an_older_copy_of_redis(workspace: Workspace, lag: int) -> None:
+    """`lag`: how many steps are done on the older copy before a turn's end is stored."""
+    world = World(workspace)
+    world.open()
+    older = None
+    while world.journal.load(SESSION).length < 9:
+        if world.journal.load(SESSION).length == 3 + lag:
+            older = older or copy_of(world)
+        world.go_on()
+
+    assert older is not None
+    go_back(world, older)
+    for _ in range(200):
+        world.go_on()
+
+    assert not world.ended
+    (row,) = world.journal.steps(SESSION)
+    assert "holds an older copy" in row.last_error
+
+
+def copy_of(world: World) -> tuple[Any, Any]:
+    """Return what the worker's Redis holds now."""
+    journal, ledger = MemoryJournal(world.clock), MemoryLedger(world.clock)
+    journal.__dict__.update(_copied(world.lossy_journal.inner))
+    ledger.__dict__.update(_copied(world.lossy_ledger.inner))
+    return journal, ledger
+
+
+def _copied(inner: object) -> dict[str, Any]:
+    kept = {"lock", "_clock"}
+    return {name: deepcopy(value) for name, value in vars(inner).items() if name not in kept}
+
+
+def go_back(world: World, older: tuple[Any, Any]) -> None:
+    world.lossy_journal.inner, world.lossy_ledger.inner = older
+    world.hints.clear()
+    world.runner = world.new_runner()
 
 
 def test_the_parts_of_a_journal_are_written_once_each(calm: World) -> None:
