@@ -120,7 +120,7 @@ def test_an_id_that_can_be_none_is_replaced_by_the_place(task_id: object) -> Non
 @pytest.mark.parametrize(
     "metadata",
     [
-        {"scorer": "rouge"},
+        {"scorer": "no-such"},
         {"scorer": 7},
         {"scorer": "numeric"},
         {"scorer": {"name": "regex", "pattern": "("}},
