@@ -136,7 +136,7 @@ def test_explain_says_who_did_what_why_again_and_what_was_paid(desk: Desk) -> No
     assert rows[3]["charged_nusd"] == 50_000_000
     assert "S3 did not answer" in shown
     assert "paid $0.05 of $0.20 held (req_7)" in shown
-    assert "$0.0500 charged; 1 attempts were taken over or tried again" in shown
+    assert "$0.0500 charged; attempts taken over or tried again: 1" in shown
 
 
 def test_a_session_that_nobody_knows_is_not_found(desk: Desk) -> None:

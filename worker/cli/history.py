@@ -57,7 +57,7 @@ def explain(session_id: str, as_json: bool) -> None:  # noqa: FBT001 - click's w
         return
     console.print(_timeline_table(rows))
     again = sum(row.source is Source.ATTEMPT for row in rows)
-    console.print(f"{dollars(paid(rows))} charged; {again} attempts were taken over or tried again")
+    console.print(f"{dollars(paid(rows))} charged; attempts taken over or tried again: {again}")
 
 
 @click.command(name="replay")
