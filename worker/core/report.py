@@ -156,7 +156,7 @@ def _trace_row(
     place = f"{number}.{index}"
     result, is_error = found.call_result(found.session, number, index, found.text_of)
     return {
-        "timestamp": found.times.get(f"call/{place}"),
+        "timestamp": found.times.get(f"call/{place}") or found.times.get(key_of(turn.reply)),
         "tool": call.call.tool,
         "args": _json_or_text(call.call.arguments_json),
         "result": result,
