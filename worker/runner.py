@@ -77,6 +77,13 @@ class _Known:
     length: int
     #: Of another life of the session, nothing that is known here holds.
     life: str
+    #: What is wanted now, by step id. Asked for once a fold: a turn may want hundreds of runs.
+    steps: Mapping[str, Command]
+
+    @classmethod
+    def of(cls, session: Session, length: int, life: str) -> _Known:
+        """Return what is known of a session at this length of its journal."""
+        return cls(session, length, life, {step_id_of(step): step for step in wanted(session)})
 
 
 class Runner:
@@ -166,7 +173,7 @@ class Runner:
             driven = self._journal.drive(
                 session_id,
                 expected_length=known.length,
-                follow=_announcements(session_id, wanted(known.session)),
+                follow=_announcements(session_id, known.steps.values()),
             )
             self._hints.tell(driven.announced)
             if driven.status != "moved":
@@ -204,7 +211,7 @@ class Runner:
             raise
         if lease.step_id == "deadline":
             return self._commit(lease, now, DeadlinePassed(), drive=True)
-        command = _find(now.session, lease.step_id)
+        command = now.steps.get(lease.step_id)
         if command is None:
             self._journal.release(lease)
             return Worked(status="dropped", detail="not wanted any more")
@@ -281,9 +288,8 @@ class Runner:
         drive: bool = False,
         given_up: str = "",
     ) -> Worked:
-        after = apply(now.session, event)
-        before = {step_id_of(command) for command in wanted(now.session)}
-        follow = [command for command in wanted(after) if step_id_of(command) not in before]
+        after = _Known.of(apply(now.session, event), now.length + 1, now.life)
+        follow = [command for step, command in after.steps.items() if step not in now.steps]
         encoded = encode(event)
         assert encoded[0] == lease.step_id, "a step ends with the event of its own key"
         committed = self._journal.commit(
@@ -298,8 +304,8 @@ class Runner:
         )
         if committed.status != "ok":
             return Worked(status="dropped", detail=f"the lease was lost ({committed.status})")
-        if committed.length == now.length + 1:
-            self._keep(lease.session_id, _Known(after, committed.length, now.life))
+        if committed.length == after.length:
+            self._keep(lease.session_id, after)
         self._hints.tell(committed.announced)
         if committed.must_drive or drive:
             self.drive(lease.session_id)
@@ -346,7 +352,7 @@ class Runner:
             return known
         session = fold(events, known.session if known else None)
         length = (known.length if known else 0) + len(events)
-        return self._keep(session_id, _Known(session, length, life))
+        return self._keep(session_id, _Known.of(session, length, life))
 
     def _cached(self, session_id: str) -> _Known | None:
         with self._lock:
@@ -373,10 +379,6 @@ def _announcements(session_id: str, commands: Iterable[Command]) -> tuple[Announ
         )
         for command in commands
     )
-
-
-def _find(session: Session, step_id: str) -> Command | None:
-    return next((c for c in wanted(session) if step_id_of(c) == step_id), None)
 
 
 def _retryable(exc: Exception) -> bool:
