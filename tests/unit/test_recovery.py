@@ -18,7 +18,7 @@ from tests.chaos.provider import Bill, Provider, StudentServer
 from tests.chaos.stories import TASKS, WHOLE, purpose_of, student_says
 from tests.unit.bundle.homes import make_home, pack_and_open
 from worker.artifacts.memory import MemoryArtifacts
-from worker.checkpoints import Checkpoints
+from worker.checkpoints import Checkpoints, changed_since
 from worker.core import keys
 from worker.core.machine import Session, fold
 from worker.door import Door
@@ -29,7 +29,7 @@ from worker.judge.llm import LlmJudge
 from worker.ledger.memory import MemoryLedger
 from worker.paid import PaidTeacher
 from worker.payloads import Payloads
-from worker.ports import EntryState
+from worker.ports import EntryState, Record
 from worker.recovery import Recovered, Recovery, charged
 from worker.runner import Runner
 from worker.settings import Settings
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from worker.core.teaching import TeacherReply, TeacherRequest
     from worker.core.values import Usage
-    from worker.ports import Announcement, Artifacts, Entry, Journal, Ledger, Record
+    from worker.ports import Announcement, Artifacts, Entry, Journal, Ledger
 
 SESSION = "s-1"
 SCOPES = ("fleet", "tenant:default", "campaign:default")
@@ -111,6 +111,7 @@ class Asked:
 
     provider: Provider
     purposes: Counter[str]
+    asked: Callable[[str], None]
 
     def send(
         self,
@@ -120,6 +121,7 @@ class Asked:
         stopped: Callable[[], bool],
     ) -> TeacherReply:
         self.purposes[purpose_of(request)] += 1
+        self.asked(purpose_of(request))
         return self.provider.send(request, on_start=on_start, stopped=stopped)
 
 
@@ -142,6 +144,8 @@ class World:
     before: tuple[Record, ...] = ()
     interrupted: str = ""
     recovered: Recovered | None = None
+    #: Another worker, which takes a step whenever the first one waits.
+    second: Runner | None = None
 
     def __post_init__(self) -> None:
         self.lossy_journal = Lossy(lambda: MemoryJournal(self.clock))
@@ -151,7 +155,7 @@ class World:
         self.fund()
         self.runner = self.new_runner()
         self.recovery = Recovery(
-            runner=self.runner,
+            runner=self.new_runner(),
             journal=self.journal,
             ledger=self.ledger,
             artifacts=self.artifacts,
@@ -167,7 +171,10 @@ class World:
         )
         provider = Provider(WHOLE, self.bill, Counter(), self.elapse)
         teacher = PaidTeacher(
-            Asked(provider, self.purposes), self.ledger, patience_ms=0, note=checkpoints.note_sent
+            Asked(provider, self.purposes, self.look),
+            self.ledger,
+            patience_ms=0,
+            note=checkpoints.note_sent,
         )
         tokens = iter(range(MOMENTS * 10))
         ports = Ports(
@@ -193,11 +200,21 @@ class World:
             checkpoints=checkpoints,
         )
 
+    def look(self, purpose: str) -> None:
+        """See that a turn begins only once all before it are stored."""
+        stored = self.recovery.stored(SESSION)
+        assert stored is not None
+        if purpose == "explore" and self.recovered is None and not self.before:
+            assert stored.records == self.journal.load(SESSION).records
+
     def tell(self, announcements: Sequence[Announcement]) -> None:
         self.hints.extend(announcements)
 
     def elapse(self, by_ms: int) -> None:
         self.clock.advance(by_ms)
+        if self.second is not None and self.hints:
+            hint = self.hints.popleft()
+            self.second.work(hint.session_id, hint.step_id)
         self.pass_moment()
 
     def pass_moment(self) -> None:
@@ -313,6 +330,16 @@ def money_covers_the_bill(world: World, moment: int) -> None:
     assert world.posted_nusd() >= world.bill.billed_nusd, moment
     assert ended.cost_nusd >= world.bill.billed_nusd, moment
     assert {world.posted_nusd(scope) for scope in SCOPES} == {world.posted_nusd()}, moment
+
+
+def test_a_turn_that_two_workers_end_together_is_stored(workspace: Workspace, calm: World) -> None:
+    world = World(workspace)
+    world.second = world.new_runner()
+
+    world.run()
+
+    assert world.purposes == calm.purposes
+    assert facts(world.artifact("clusters.json")) == facts(calm.artifact("clusters.json"))
 
 
 def test_redis_may_be_lost_again_and_again(workspace: Workspace, calm: World) -> None:
@@ -469,6 +496,18 @@ def test_what_may_have_gone_out_is_charged_and_what_was_only_held_is_not(calm: W
         "noted-held": (EntryState.EXPIRED, settled.amount_nusd),
         "void": (EntryState.VOID, 0),
     }
+
+
+def test_a_part_tells_the_money_that_no_part_before_it_told_for_good(calm: World) -> None:
+    entry = calm.ledger.entries(SESSION)[1]
+    before = Record(key="prepare", body="{}", at_ms=entry.created_ms + 1, owner="w", attempt=1)
+    record = replace(before, key=entry.step_id)
+
+    assert changed_since(None, [before], [entry]) == (entry,)
+    assert changed_since(before, [record], [entry]) == (entry,)
+    assert changed_since(before, [before], [entry]) == ()
+    assert changed_since(before, [], [_as(entry, "open", EntryState.SENT)]) != ()
+    assert changed_since(replace(before, at_ms=entry.created_ms), [], [entry]) == (entry,)
 
 
 def _as(entry: Entry, name: str, state: EntryState) -> Entry:
