@@ -216,8 +216,7 @@ class Runner:
             self._journal.release(lease)
             return Worked(status="dropped", detail="not wanted any more")
         if claim.status is Claimed.POISONED and not isinstance(command, Conclude):
-            reason = f"it killed {claim.deaths} workers and is not tried again"
-            return self._fail(lease, now, command, reason, Stop.FAULT)
+            return self._fail(lease, now, command, _killed(claim), Stop.FAULT)
         return self._perform(claim, lease, now, command, asked_s)
 
     def _perform(
@@ -231,10 +230,12 @@ class Runner:
                 stopped=kept.stopped,
                 ports=self._ports,
                 life=now.life,
+                given_up=_killed(claim) if claim.status is Claimed.POISONED else "",
             )
             try:
                 if isinstance(command, Conclude):
                     self._checkpoint_all(lease.session_id)
+                step.check()
                 event = self._perform_step(command, step)
             except Cancelled as exc:
                 if kept.told:
@@ -246,7 +247,7 @@ class Runner:
                 return self._after_error(claim, lease, now, command, exc)
             except Exception as exc:  # noqa: BLE001 - a bug must not wedge the session
                 return self._after_error(claim, lease, now, command, exc)
-        return self._commit(lease, now, event)
+        return self._commit(lease, now, event, given_up=step.given_up)
 
     def _after_error(
         self, claim: Claim, lease: Lease, now: _Known, command: Command, exc: Exception
@@ -379,6 +380,10 @@ def _announcements(session_id: str, commands: Iterable[Command]) -> tuple[Announ
         )
         for command in commands
     )
+
+
+def _killed(claim: Claim) -> str:
+    return f"it killed {claim.deaths} workers and is not tried again"
 
 
 def _retryable(exc: Exception) -> bool:

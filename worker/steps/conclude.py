@@ -1,7 +1,8 @@
 """The step that checks the claims, writes the artifacts and ends the session.
 
 Rule: doing it twice leaves the same bytes. All artifacts are there before the manifest, which is one
-conditional write; the result is readable before the session is ended.
+conditional write; the result is readable before the session is ended. Whatever two workers found, what
+the session's end and its result say is what the manifest's own files say.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import importlib.metadata
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from worker.artifacts.upload import Upload, upload_all
 from worker.core import evidence, keys, report
@@ -19,17 +21,18 @@ from worker.core.events import SessionEnded
 from worker.core.findings import Cost, Findings
 from worker.core.report import StoredFile
 from worker.core.transcript import call_result
-from worker.core.values import Runner
-from worker.errors import BadInput, NotYet
+from worker.core.values import Outcome
+from worker.errors import BadInput, NotYet, Unavailable
 from worker.payloads import PayloadLost
 from worker.steps.context import closing_hold_id
+from worker.wire.manifest import read_manifest
 from worker.wire.result import ClusterSummary, DiagnoseResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from worker.core.values import Payload
-    from worker.ports import Entry
+    from worker.ports import Artifacts, Entry
     from worker.steps.context import Step
 
 __all__ = ["bodies", "conclude", "findings"]
@@ -40,21 +43,24 @@ _TYPES = {"md": "text/markdown", "json": "application/json", "jsonl": "applicati
 def conclude(step: Step) -> SessionEnded:
     """Write what is known, once, and return the end of the session.
 
+    Where writing everything was given up because it killed its workers, the least is written.
+
     Raises:
         NotYet: A paid call of the session is still under way.
         Unavailable: The object store or the ledger did not answer; all of it can be done again.
     """
     _settle_accounts(step)
-    found = findings(step)
-    written = _write(step, bodies(found))
+    written = _write(step, _least(step) if step.given_up else bodies(findings(step)))
+    session: dict[str, Any] = json.loads(written.session_json)
     ended = SessionEnded(
-        outcome=found.outcome.value,
-        reason=found.reason,
-        cost_nusd=found.total_nusd,
+        outcome=session["outcome"],
+        reason=session["reason"],
+        cost_nusd=session["cost"]["total_nusd"],
         manifest_sha256=written.manifest_sha256,
         artifacts_uri=written.uri,
     )
-    step.ports.publish(_result(found, ended), _runtime_s(step))
+    clusters: list[dict[str, Any]] = json.loads(written.clusters_json)
+    step.ports.publish(_result(session, clusters, ended), _runtime_s(step))
     return ended
 
 
@@ -64,19 +70,25 @@ def findings(step: Step) -> Findings:
     task_ids, trace_tasks = _known_ids(step)
     clusters = evidence.check(session.ending, session.runs, task_ids, trace_tasks)
     outcome, reason = evidence.conclude_outcome(session, clusters)
-    entries = step.ports.ledger.entries(step.session_id)
+    return replace(
+        _without_evidence(step, outcome, reason),
+        clusters=clusters,
+        times={record.key: _iso(record.at_ms) for record in step.ports.records(step.session_id)},
+    )
+
+
+def _without_evidence(step: Step, outcome: Outcome, reason: str) -> Findings:
     return Findings(
-        session=session,
+        session=step.session,
         outcome=outcome,
         reason=reason,
-        clusters=clusters,
-        costs=tuple(_cost(entry) for entry in entries),
+        clusters=(),
+        costs=tuple(_cost(entry) for entry in step.ports.ledger.entries(step.session_id)),
         text_of=_what_is_left(step.text_of),
         call_result=call_result,
-        times={record.key: _iso(record.at_ms) for record in step.ports.records(step.session_id)},
         versions={
             "worker": importlib.metadata.version("diagnosis-worker"),
-            "prices": session.spec.price_version,
+            "prices": step.session.spec.price_version,
         },
     )
 
@@ -95,10 +107,26 @@ def bodies(found: Findings) -> dict[str, bytes]:
     return {name: text.encode() for name, text in texts.items()}
 
 
+def _least(step: Step) -> dict[str, bytes]:
+    """Return the few artifacts that no text of the session can make large or hard to write."""
+    reason = f"Writing the artifacts was given up: {step.given_up}. The journal has what was found."
+    found = _without_evidence(step, Outcome.FAILED, reason)
+    texts = {
+        "diagnosis.md": f"# No diagnosis\n\n{reason}\n",
+        "clusters.json": report.clusters_json(found),
+        "costs.jsonl": report.costs_jsonl(found),
+        "session.json": report.session_json(found),
+    }
+    return {name: text.encode() for name, text in texts.items()}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Written:
     manifest_sha256: str
     uri: str
+    #: As the manifest lists them.
+    session_json: bytes
+    clusters_json: bytes
 
 
 def _settle_accounts(step: Step) -> None:
@@ -177,35 +205,63 @@ def _write(step: Step, contents: Mapping[str, bytes]) -> _Written:
     }
     body = report.manifest_json(files, session_id=spec.session_id).encode()
     key = keys.manifest(**place)
+    counts = contents
     if not artifacts.put_new(key, body, content_type=_TYPES["json"]):
-        body = artifacts.get(key) or body
+        listed = _present(artifacts, key)
+        if listed != body:
+            body, counts = listed, _listed(artifacts, listed)
     return _Written(
         manifest_sha256=hashlib.sha256(body).hexdigest(),
         uri=artifacts.uri(keys.session_folder(**place)),
+        session_json=counts["session.json"],
+        clusters_json=counts["clusters.json"],
     )
 
 
-def _result(found: Findings, ended: SessionEnded) -> DiagnoseResult:
-    runs = tuple(found.session.runs)
+def _listed(artifacts: Artifacts, manifest: bytes) -> dict[str, bytes]:
+    """Return what another worker wrote before its manifest, which was the first, became the one."""
+    files = read_manifest(manifest).files
+    return {
+        name: _present(artifacts, files[name].key) for name in ("session.json", "clusters.json")
+    }
+
+
+def _present(artifacts: Artifacts, key: str) -> bytes:
+    """Return an object that was written before.
+
+    Raises:
+        Unavailable: The store does not give it back.
+    """
+    body = artifacts.get(key)
+    if body is None:
+        raise Unavailable(f"the object {key!r} was written and is gone: restore it", key=key)
+    return body
+
+
+def _result(
+    session: Mapping[str, Any], clusters: Sequence[Mapping[str, Any]], ended: SessionEnded
+) -> DiagnoseResult:
+    """Return what whoever enqueued the session reads, from `session.json` and `clusters.json`."""
+    counts = session["counts"]
     return DiagnoseResult(
-        session_id=found.session.spec.session_id,
-        outcome=found.outcome.value,
-        reason=found.reason,
+        session_id=session["session_id"],
+        outcome=session["outcome"],
+        reason=ended.reason,
         clusters=tuple(
             ClusterSummary(
-                cluster_id=cluster.cluster_id,
-                description=cluster.description[:500],
-                evidence=cluster.evidence.value,
-                student_failure_rate=cluster.student_failure_rate,
-                teacher_success_rate=cluster.teacher_success_rate,
-                sample_trace_ids=cluster.sample_ids[:50],
+                cluster_id=cluster["id"],
+                description=cluster["description"][:500],
+                evidence=cluster["evidence"],
+                student_failure_rate=cluster["student_failure_rate"],
+                teacher_success_rate=cluster["teacher_success_rate"],
+                sample_trace_ids=tuple(cluster["sample_trace_ids"][:50]),
             )
-            for cluster in found.clusters
+            for cluster in clusters
         ),
         cost_nusd=ended.cost_nusd,
-        turns=len(found.session.turns),
-        tool_calls=found.session.tool_calls,
-        student_runs=sum(run.runner is Runner.STUDENT and run.record is not None for run in runs),
+        turns=counts["turns"],
+        tool_calls=counts["tool_calls"],
+        student_runs=counts["student_runs"]["asked"] - counts["student_runs"]["unfinished"],
         artifacts_uri=ended.artifacts_uri,
         manifest_sha256=ended.manifest_sha256,
     )

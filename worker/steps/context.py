@@ -115,11 +115,22 @@ class Step:
     ports: Ports
     #: Which life of the session this is; attempts are counted from 1 in each.
     life: str = FIRST_LIFE
+    #: Why doing it the usual way was given up; empty where it was not. Only `conclude` has another.
+    given_up: str = ""
 
     @property
     def session_id(self) -> str:
         """The session's id."""
         return self.session.spec.session_id
+
+    def check(self) -> None:
+        """Return if the step may begin something.
+
+        Raises:
+            Cancelled: It was told to stop, or may have lost its lease.
+        """
+        if self.stopped():
+            raise Cancelled(f"step {self.step_id} of {self.session_id} was told to stop")
 
     @property
     def workspace(self) -> Workspace:
@@ -186,8 +197,7 @@ class Step:
             BudgetDenied, TeacherFault: With the ledger put right.
             Cancelled: The step was told to stop before anything was sent.
         """
-        if self.stopped():
-            raise Cancelled(f"step {self.step_id} of {self.session_id} was told to stop")
+        self.check()
         spec = self.session.spec
         return _named("teacher", account, self.ports.teachers).call(
             request,
