@@ -125,7 +125,7 @@ class Pruner(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
         """Prune from now on, the first time within an hour."""
         queues: Any = parent.app.amqp.queues.consume_from
-        if load_settings().keep_ended_sessions_days is not None and _CONTROL in queues:
+        if _CONTROL in queues:
             self._thread.start()
 
     def stop(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
@@ -161,11 +161,9 @@ def prune_now(stopped: Callable[[], bool]) -> int:
         Unavailable: Redis or the object store did not answer; what went is gone, the rest stays.
     """
     parts = system()
-    days = parts.settings.keep_ended_sessions_days
-    if days is None:
-        return 0
-    before_ms = SystemClock().now_ms() - round(days * DAY_MS)
+    keep_ms = round(parts.settings.keep_ended_sessions_days * DAY_MS)
     left = 0
+    before_ms = SystemClock().now_ms() - keep_ms
     for one in prune(parts.journal, parts.artifacts, ended_before_ms=before_ms):
         left += one.pruned
         if not one.pruned:

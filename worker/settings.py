@@ -125,11 +125,11 @@ class Settings(BaseSettings):
         description="Cap of a campaign that has no account yet; None refuses its sessions.",
     )
 
-    keep_ended_sessions_days: float | None = Field(
+    keep_ended_sessions_days: float = Field(
         7,
         ge=0,
         description="How long an ended session stays in Redis; then it leaves, once its artifacts "
-        "are verified in S3. None keeps all until `diagnosis prune`.",
+        "are verified in S3. 36500 leaves it to `diagnosis prune`.",
     )
 
     payload_inline_bytes: int = Field(

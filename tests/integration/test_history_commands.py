@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from worker.cli import cli
 from worker.core import keys
 from worker.core.events import BundlePrepared
 from worker.core.values import Text, Usage
+from worker.errors import Unavailable
 from worker.ports import Announcement, Claim, Commit
 from worker.settings import load_settings
 from worker.wire.archive import archived_records
@@ -24,6 +27,8 @@ from worker.wire.journal import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import redis
 
     from tests.services import Bucket
     from worker.bootstrap import System
@@ -223,6 +228,40 @@ def test_status_says_where_the_artifacts_of_a_pruned_session_are(desk: Desk) -> 
 
     assert (said["outcome"], said["artifacts_uri"]) == ("cancelled", uri)
     assert uri in desk.run("status", "s-1").stdout.replace("\n", "")
+
+
+def test_a_redis_that_is_full_is_given_room_by_pruning(
+    desk: Desk, redis_client: redis.Redis
+) -> None:
+    ended(desk, "s-1")
+    redis_client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(Unavailable, match="refused to write"):
+            open_session(desk.system.journal, "s-2")
+
+        assert "1 left Redis, 0 stay" in desk.run("prune", "--older-than-days", "0").stdout
+    finally:
+        redis_client.config_set("maxmemory", 0)
+
+    assert desk.system.journal.labels("s-1")["outcome"] == "cancelled"
+    assert redis_client.keys("{history}:?:s-1*") == [b"{history}:s:s-1"]
+
+
+def test_a_worker_prunes_by_its_setting(desk: Desk) -> None:
+    """What the pruner of a worker does each hour, in a process of its own."""
+    ended(desk, "s-1")
+
+    def pruned(days: str) -> str:
+        code = "from worker.app import prune_now; print(prune_now(lambda: False))"
+        env = {**desk.env, "DIAGNOSIS_KEEP_ENDED_SESSIONS_DAYS": days}
+        command = [sys.executable, "-c", code]
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        return ran.stdout.splitlines()[-1]
+
+    assert pruned("1") == "0"
+    assert desk.system.journal.load("s-1").length == 3
+    assert pruned("0") == "1"
+    assert desk.system.journal.load("s-1").length == 0
 
 
 def test_a_session_whose_artifact_is_gone_stays(desk: Desk) -> None:

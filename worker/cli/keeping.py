@@ -80,12 +80,10 @@ def prune_sessions(
     Every file of a session is read and held against its manifest, and the journal is put beside
     them, before anything is forgotten. What stays is told with the reason (exit 5). A session that
     left cannot be run again under its id; `diagnosis status` says where its artifacts are. Workers
-    do the same every hour, unless `keep_ended_sessions_days` is none.
+    do the same every hour, by that setting.
     """
     settings = load_settings()
     days = settings.keep_ended_sessions_days if older_than_days is None else older_than_days
-    if days is None:
-        raise click.UsageError("keep_ended_sessions_days is none: say --older-than-days")
     before_ms = SystemClock().now_ms() - round(days * DAY_MS)
     counts = {True: 0, False: 0}
     with connected(settings) as system:

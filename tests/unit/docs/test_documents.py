@@ -80,6 +80,8 @@ def test_every_command_can_be_given(argv: list[str]) -> None:
 def check_diagnosis(argv: list[str]) -> None:
     command: click.Command = cli
     while isinstance(command, click.Group):
+        if command.invoke_without_command and not argv:
+            break
         name, *argv = argv
         command = command.commands[name]
     command.make_context("diagnosis", argv)

@@ -1,6 +1,7 @@
 -- prune(sid, outcome, artifacts_uri) -> 1 | 0 (it is open, unknown, or was pruned before)
 -- An ended session leaves but for its hash: who creates it again is told that it is gone, and
--- `labels` says where its artifacts are.
+-- `labels` says where its artifacts are. Keys are deleted first: a server that is full refuses a script
+-- at its first write if that needs memory, and this one is what gives it some back.
 local sid = ARGV[1]
 local h = redis.call('HMGET', session_key(sid), 'status', 'pruned_ms')
 if h[1] ~= 'ended' or h[2] then return 0 end
