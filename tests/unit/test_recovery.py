@@ -230,10 +230,11 @@ class World:
         if self.at_once:
             self.recovered = self.recovery.recover(SESSION)
 
-    def open(self) -> None:
+    def open(self) -> bool:
         uri = f"s3://diagnosis/bundles/{'0' * 64}.tar.gz"
         request = parse_request({"session_id": SESSION, "bundle": uri})
-        Door(self.runner, self.ledger, _SETTINGS).open(request)
+        door = Door(self.runner, self.ledger, _SETTINGS, reopen=self.recovery.reopen)
+        return door.open(request)
 
     def run(self) -> None:
         self.open()
@@ -394,6 +395,26 @@ def test_a_session_of_which_nothing_is_stored_is_refused(workspace: Workspace) -
     with pytest.raises(RequestInvalid, match="nothing is stored"):
         world.recovery.recover(SESSION)
     assert not world.recovery.reopen(SESSION)
+
+
+def test_a_lost_session_that_is_asked_for_again_goes_on_and_is_not_begun_again(
+    workspace: Workspace, calm: World
+) -> None:
+    world = World(workspace)
+    world.open()
+    for _ in range(12):
+        world.go_on()
+    known = world.journal.load(SESSION).records
+    world.lossy_journal.lose_everything()
+    world.lossy_ledger.lose_everything()
+    world.fund()
+
+    assert not world.open()
+    while not world.ended:
+        world.go_on()
+
+    assert world.journal.load(SESSION).records[:2] == known[:2]
+    assert world.purposes["explore"] == calm.purposes["explore"]
 
 
 def test_while_the_store_is_away_the_session_goes_on_but_does_not_end(workspace: Workspace) -> None:
