@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
 
+from tests.unit.core.strategies import histories
 from worker.core.commands import step_id_of
 from worker.core.events import CancelRequested, key_of
+from worker.core.machine import fold, wanted
 from worker.core.replay import GOOD, Played, replay
 from worker.wire.archive import archived_records
 from worker.wire.journal import decode_all, encode
@@ -88,6 +91,17 @@ def test_an_event_of_a_golden_journal_is_written_as_it_was(name: str) -> None:
     for record in archived_records((GOLDEN / f"{name}.jsonl").read_bytes()):
         (event,) = decode_all([record])
         assert encode(event) == (record.key, record.body)
+
+
+@given(history=histories())
+def test_whatever_a_fleet_does_each_step_of_its_journal_was_asked_for(
+    history: tuple[Event, ...],
+) -> None:
+    played = list(replay((key_of(event), event) for event in history))
+
+    assert len(played) == len(history)
+    assert {one.verdict for one in played} <= GOOD
+    assert played[-1].wanted == wanted(fold(history))
 
 
 def test_a_step_that_was_told_to_stop_is_late_and_no_fault() -> None:

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.core.strategies import histories
 from worker.core.events import Event
 from worker.ports import DeadLetter, Entry, EntryState, Record, StepRow
 from worker.timeline import Row, Source, described, paid, timeline
 from worker.wire.archive import archive, archived_notes, archived_records
-from worker.wire.journal import decode
+from worker.wire.journal import decode, encode
 from worker.wire.manifest import ManifestFile
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "journals"
@@ -146,6 +147,17 @@ def test_every_event_has_words_on_one_line(name: str) -> None:
         words = described(decode(record.body))
         assert words
         assert "\n" not in words
+
+
+@given(history=histories())
+def test_whatever_is_in_a_journal_can_be_shown(history: tuple[Event, ...]) -> None:
+    records = [
+        Record(key=key, body=body, at_ms=at_ms, owner="w", attempt=1)
+        for at_ms, (key, body) in enumerate(map(encode, history))
+    ]
+
+    assert [row.step_id for row in timeline(records=records)] == [r.key for r in records]
+    assert all(row.what for row in timeline(records=records))
 
 
 def test_the_golden_journals_show_nearly_every_event() -> None:
