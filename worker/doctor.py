@@ -18,6 +18,7 @@ from worker.bootstrap import build_artifacts
 from worker.core.commands import Queue
 from worker.core.prices import price_of
 from worker.errors import DiagnosisError
+from worker.recovery import lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,6 +60,7 @@ def examine(settings: Settings, *, progress: Callable[[str], object] | None = No
         ("Redis", _redis),
         ("broker and workers", _broker),
         ("object store", _store),
+        ("stored sessions", _lost),
         ("teachers", _teachers),
         ("students", _students),
     )
@@ -209,6 +211,29 @@ def _store(settings: Settings) -> Iterator[Check]:
         cure="use a store with conditional writes: a manifest must be written once"
         if again
         else "",
+    )
+
+
+def _lost(settings: Settings) -> Iterator[Check]:
+    """Look for sessions that Redis forgot: even of a pruned one it knows that there was one."""
+    from worker.journal.redis import RedisJournal  # noqa: PLC0415
+
+    client = _client(settings.redis_url.get_secret_value())
+    try:
+        artifacts = build_artifacts(settings)
+        forgotten = lost(RedisJournal(client, prefix=settings.key_prefix), artifacts)
+    except (DiagnosisError, redis.RedisError) as exc:
+        yield Check(name="stored sessions", state="fail", found=str(exc), cure="see above")
+        return
+    finally:
+        client.close()
+    yield Check(
+        name="stored sessions",
+        state="warn" if forgotten else "ok",
+        found=f"{len(forgotten)} are not in Redis, such as {forgotten[0]}: it has lost its data"
+        if forgotten
+        else "all are in Redis",
+        cure="`diagnosis recover --all --ended`" if forgotten else "",
     )
 
 

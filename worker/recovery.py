@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from worker.runner import Runner
     from worker.wire.checkpoint import Checkpoint
 
-__all__ = ["Recovered", "Recovery", "Stored", "charged"]
+__all__ = ["Recovered", "Recovery", "Stored", "charged", "lost"]
 
 _LOST = "Redis was lost before its outcome was known"
 
@@ -92,9 +92,7 @@ class Recovery:
 
     def lost(self) -> tuple[str, ...]:
         """Return the sessions that are stored, ended or not, and that Redis does not know."""
-        names = self._artifacts.list(keys.checkpoints())
-        session_ids = (session_id for session_id, _ in groupby(names, _session_of))
-        return tuple(one for one in session_ids if not self._journal.labels(one))
+        return lost(self._journal, self._artifacts)
 
     def stored(self, session_id: str) -> Stored | None:
         """Return what is stored of a session, None where that is nothing.
@@ -185,6 +183,13 @@ class Recovery:
 
     def _object(self, name: str) -> bytes:
         return self._artifacts.get(name) or b""
+
+
+def lost(journal: Journal, artifacts: Artifacts) -> tuple[str, ...]:
+    """Return the sessions that are stored, ended or not, and that Redis does not know."""
+    names = artifacts.list(keys.checkpoints())
+    session_ids = (session_id for session_id, _ in groupby(names, _session_of))
+    return tuple(one for one in session_ids if not journal.labels(one))
 
 
 def charged(

@@ -15,6 +15,7 @@ import pytest
 from tests.fleets import Harness, airline_home, running
 from worker.core import keys
 from worker.core.events import TeacherReplied
+from worker.doctor import examine
 from worker.wire.journal import decode_all
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def test_a_session_whose_redis_was_flushed_goes_on_with_every_turn_that_was_stor
     stored = fleet.system.recovery.stored(session_id)
     assert stored is not None
     turns = message_ids(stored.records)
+    assert "1 are not in Redis" in doctors_word(fleet)
 
     (row,) = recover(fleet, "--all")
 
@@ -53,6 +55,7 @@ def test_a_session_whose_redis_was_flushed_goes_on_with_every_turn_that_was_stor
     assert posted_nusd(fleet, session_id) >= billed_nusd(fleet)
     assert "clusters.json" in fleet.artifacts(session_id)
     assert recover(fleet, "--all") == []
+    assert doctors_word(fleet) == "all are in Redis"
 
 
 def test_a_session_that_is_enqueued_again_after_the_loss_comes_back_by_itself(
@@ -98,6 +101,12 @@ def recover(fleet: Harness, *options: str) -> list[dict[str, Any]]:
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def doctors_word(fleet: Harness) -> str:
+    """Return what `diagnosis doctor` says of the stored sessions."""
+    checks = examine(fleet.fleet.settings())
+    return next(check.found for check in checks if check.name == "stored sessions")
 
 
 def message_ids(records: Iterable[Record]) -> list[str]:
