@@ -21,8 +21,11 @@ __all__ = ["Workspace"]
 
 #: How many traces are read at a time when their ids are listed.
 _PAGE = 5_000
-#: How many names a line of the brief lists.
+#: How many names a line of the brief lists, and how much of each: they were recorded, and stand
+#: where the teacher is spoken to. A name ends in time, and none holds a line end or a control.
 _NAMED = 12
+_NAME_CHARS = 80
+_REMARK_CHARS = 300
 
 
 class Workspace:
@@ -73,7 +76,7 @@ class Workspace:
             f"- by agent: {_counts(traces.agents)}",
             f"- by model: {_counts(traces.models)}",
             f"- longest trace: {traces.longest_trace_steps} steps",
-            f"Benchmark {report.workflow_id!r}: {report.tasks} tasks",
+            f"Benchmark {_plain(report.workflow_id)!r}: {report.tasks} tasks",
             f"- by category: {_counts(report.categories)}",
             f"Agents whose prompt can be read: {_names(report.prompts)}",
             f"Tools described: {_names(report.tools)}",
@@ -81,7 +84,8 @@ class Workspace:
         odd = traces.unparsable_traces + traces.unparsable_steps
         if odd:
             lines.append(f"{odd} rows hold JSON that does not parse; they are shown as raw text")
-        return "\n".join([*lines, *report.remarks])
+        remarks = (_plain(remark, _REMARK_CHARS) for remark in report.remarks[:_NAMED])
+        return "\n".join([*lines, *remarks])
 
     @cached_property
     def _by_query(self) -> Mapping[str, Sample]:
@@ -89,11 +93,19 @@ class Workspace:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    shown = [f"{name or '(none)'} {count}" for name, count in list(counts.items())[:_NAMED]]
+    first = list(counts.items())[:_NAMED]
+    shown = [f"{_plain(name) or '(none)'} {count}" for name, count in first]
     rest = len(counts) - len(shown)
     return ", ".join([*shown, *([f"{rest} more"] if rest else [])]) or "none"
 
 
 def _names(names: tuple[str, ...]) -> str:
     rest = len(names) - _NAMED
-    return ", ".join([*names[:_NAMED], *([f"{rest} more"] if rest > 0 else [])]) or "none"
+    shown = [_plain(name) for name in names[:_NAMED]]
+    return ", ".join([*shown, *([f"{rest} more"] if rest > 0 else [])]) or "none"
+
+
+def _plain(name: str, most: int = _NAME_CHARS) -> str:
+    """Return a recorded name as it may stand in the brief."""
+    cut = name if len(name) <= most else f"{name[:most]}…"
+    return "".join(char if char.isprintable() else "\ufffd" for char in cut)
