@@ -7,12 +7,15 @@ keys stand here and nowhere else: a request only names them.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,6 +26,12 @@ from pydantic_settings import (
 from worker.errors import Misconfigured
 
 __all__ = ["JudgeSettings", "Settings", "StudentSettings", "TeacherSettings", "load_settings"]
+
+
+#: Accounts that last longer than a session.
+_SCOPE = re.compile(r"fleet|(tenant|campaign):[a-z0-9](\.?[a-z0-9_-])*")
+#: What every counter of the ledger holds exactly, in US dollars.
+MOST_USD = 9_007_199
 
 
 class _Named(BaseModel):
@@ -56,6 +65,9 @@ class JudgeSettings(_Named):
 
     teacher: str = Field("default", description="Whose account pays: a name in `teachers`.")
     model: str | None = Field(None, description="None takes the teacher's own model.")
+
+
+_Model = TypeVar("_Model", StudentSettings, TeacherSettings)
 
 
 class Settings(BaseSettings):
@@ -159,6 +171,42 @@ class Settings(BaseSettings):
         files = (TomlConfigSettingsSource(settings_cls, Path(path)),) if path else ()
         return (init_settings, env_settings, *files)
 
+    @field_validator("redis_url", "broker_url", "result_url")
+    @classmethod
+    def _check_store(cls, url: SecretStr | None, info: pydantic.ValidationInfo) -> SecretStr | None:
+        """Refuse what is no address; it is not shown, since it may hold a password."""
+        schemes = {"redis", "rediss", "unix"} if info.field_name == "redis_url" else None
+        scheme = "redis" if url is None else urlsplit(url.get_secret_value()).scheme
+        if not scheme or (schemes is not None and scheme not in schemes):
+            raise ValueError("this is no address: write redis://HOST:PORT/DATABASE")
+        return url
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _check_endpoint(cls, url: str | None) -> str | None:
+        return None if url is None else _address(url)
+
+    @field_validator("teachers", "students")
+    @classmethod
+    def _check_models(cls, named: dict[str, _Model]) -> dict[str, _Model]:
+        for name, server in named.items():
+            _address(server.base_url, f"{name}.base_url ")
+        return named
+
+    @field_validator("budgets")
+    @classmethod
+    def _check_budgets(cls, budgets: dict[str, float]) -> dict[str, float]:
+        for scope, usd in budgets.items():
+            if _SCOPE.fullmatch(scope) is None:
+                raise ValueError(f"{scope!r:.80}: accounts are fleet, tenant:NAME, campaign:NAME")
+            _dollars(usd, f"{scope} ")
+        return budgets
+
+    @field_validator("new_campaign_cap_usd")
+    @classmethod
+    def _check_cap(cls, usd: float | None) -> float | None:
+        return None if usd is None else _dollars(usd)
+
     def judge(self, name: str) -> JudgeSettings | None:
         """Return the judge of that name, None where there is none."""
         if name == "default" and name not in self.judges and "default" in self.teachers:
@@ -191,12 +239,28 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except pydantic.ValidationError as exc:
         lines = [
-            f"DIAGNOSIS_{'__'.join(str(p) for p in e['loc']).upper()}: {e['msg']}"
+            f"DIAGNOSIS_{'__'.join(str(p) for p in e['loc']).upper()}: "
+            + e["msg"].removeprefix("Value error, ")
             for e in exc.errors(include_url=False, include_input=False)
         ]
         raise Misconfigured("settings are wrong: " + "; ".join(lines)) from exc
     except ValueError as exc:
         raise Misconfigured(f"settings cannot be read: {exc}") from exc
+
+
+def _address(url: str, what: str = "") -> str:
+    """Return the address of an HTTP server, if it is one: better refused here than at each call."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"{what}{url!r:.80} is no address: it begins with http:// or https://")
+    return url
+
+
+def _dollars(usd: float, what: str = "") -> float:
+    """Return an amount of money, if it is one that the ledger can hold."""
+    if not math.isfinite(usd) or not 0 <= usd <= MOST_USD:
+        raise ValueError(f"{what}{usd!r} is no amount: from 0 to {MOST_USD} US dollars")
+    return usd
 
 
 def _database(url: str, number: int) -> str:
