@@ -1,0 +1,133 @@
+"""Crash points swept, not sampled: whole sessions, struck at every operation in every way."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chaos.laws import Came, broken_laws, left_by
+from tests.chaos.points import Way
+from tests.chaos.stories import ENDINGS, STORIES, WHOLE
+from tests.chaos.sweep import ALL_WAYS, KILLS, Matrix, Sweep
+from tests.chaos.world import World
+from worker.core import policy
+
+if TYPE_CHECKING:
+    from tests.chaos.figures import Figures
+    from tests.chaos.stories import Story
+    from worker.steps.workspace import Workspace
+
+pytestmark = pytest.mark.timeout("600")
+
+PAIRS = 300
+_HOW = "virtual clock, one thread; tests/chaos/test_sweep.py"
+
+
+def note(figures: Figures, name: str, matrix: Matrix) -> None:
+    """Note a matrix: how many runs, and no red one."""
+    figures.show(matrix.text(name))
+    figures.most(f"{name}: red", matrix.total(Came.RED), f"of {matrix.runs} runs", 0, _HOW)
+
+
+def test_a_whole_session_survives_every_strike(workspace: Workspace, figures: Figures) -> None:
+    began_s = time.process_time()
+    sweep = Sweep(WHOLE, workspace)
+    matrix = sweep.one_by_one()
+
+    note(figures, "whole session", matrix)
+    figures.least("whole session: operations", len(sweep.points), "struck, each way", 250, _HOW)
+    seconds = round(time.process_time() - began_s, 1)
+    figures.most("whole session: sweep", seconds, "CPU seconds", 60, _HOW)
+    assert not matrix.reds
+
+
+def test_messages_in_another_order_some_of_them_lost(
+    workspace: Workspace, figures: Figures
+) -> None:
+    matrix = Sweep(WHOLE, workspace, seed=7).one_by_one(KILLS)
+
+    note(figures, "whole session, other messages lost and doubled", matrix)
+    assert not matrix.reds
+
+
+def test_what_is_said_again_after_a_lost_reply_changes_nothing(workspace: Workspace) -> None:
+    matrix = Sweep(WHOLE, workspace).one_by_one([Way.AGAIN])
+
+    again = matrix.total(Came.STEP_AGAIN) + matrix.total(Came.PAID_AGAIN)
+    assert (again, matrix.total(Came.RED)) == (0, 0), matrix.text("said again")
+
+
+def test_a_crash_while_concluding_leaves_the_same_bytes_manifest_included(
+    workspace: Workspace,
+) -> None:
+    sweep = Sweep(WHOLE, workspace)
+    concluding = [n for n, point in enumerate(sweep.points) if point.step_id == "conclude"]
+
+    left = [sweep.left({n: way}) for n in concluding for way in KILLS]
+
+    assert len(left) > 20
+    assert {one.manifest for one in left} == {sweep.calm.manifest}
+
+
+@pytest.mark.parametrize("story", ENDINGS, ids=lambda story: story.name)
+def test_every_ending_survives_every_strike(
+    workspace: Workspace, figures: Figures, story: Story
+) -> None:
+    matrix = Sweep(story, workspace).one_by_one(KILLS)
+
+    note(figures, story.name, matrix)
+    assert not matrix.reds
+
+
+def test_two_strikes_in_one_session(workspace: Workspace, figures: Figures) -> None:
+    matrix = Matrix()
+    for number, story in enumerate(STORIES.values()):
+        count = PAIRS // 2 if story is WHOLE else PAIRS // 2 // len(ENDINGS)
+        matrix.join(Sweep(story, workspace).pairs(count, ALL_WAYS, chance=number))
+
+    note(figures, "two strikes at random", matrix)
+    assert not matrix.reds
+
+
+def test_a_step_that_kills_its_workers_is_given_up(workspace: Workspace, figures: Figures) -> None:
+    calm = World(WHOLE, workspace)
+    calm.run()
+    steps = {started.step_id for started in calm.started}
+    kills: dict[str, int] = {}
+
+    for step_id in sorted(steps):
+        world = World(_poisoned(step_id), workspace)
+        world.run()
+        left = left_by(world)
+        assert broken_laws(world, left, left) == [], step_id
+        assert world.published[0].reason
+        assert any(letter.step_id == step_id for letter in world.stores.journal.dead_letters())
+        kills[step_id] = world.poisoned
+
+    figures.most("poison: workers killed by one step", max(kills.values()), "workers", _LIMIT, _HOW)
+    assert set(kills.values()) == {policy.POISON_DEATHS}
+
+
+_LIMIT = policy.POISON_DEATHS
+
+
+def _poisoned(step_id: str) -> Story:
+    return replace(
+        WHOLE,
+        name=f"{step_id} kills",
+        poison=frozenset({step_id}),
+        exact=False,
+        outcomes=frozenset({"concluded", "inconclusive", "failed"}),
+        stops=frozenset(),
+    )
+
+
+@pytest.mark.parametrize("step_id", ["prepare", "call/2.1", "conclude"])
+def test_poison_and_a_strike(workspace: Workspace, figures: Figures, step_id: str) -> None:
+    matrix = Sweep(_poisoned(step_id), workspace).one_by_one(KILLS)
+
+    note(figures, f"{step_id} kills its workers", matrix)
+    assert not matrix.reds

@@ -1,0 +1,496 @@
+"""A small fleet on a virtual clock, in one thread: the same story and strikes, the same world.
+
+Rule: the code under test is the runner, the steps, the paid calls and the stores; the world is what
+they run in. It decides who hears which hint, when time passes, and who is struck at which operation.
+Nothing here knows what a session needs next.
+
+A call that takes time hands the thread to the others: while one worker waits for the teacher, the
+world goes on inside that wait, beats included. So steps overlap as they do on a fleet.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from tests.chaos.points import Killed, Point, Strikes, Way, counted
+from tests.chaos.provider import Bill, Provider, StudentServer
+from tests.chaos.stories import student_says
+from worker.artifacts.memory import MemoryArtifacts
+from worker.checkpoints import Checkpoints
+from worker.core import policy
+from worker.core.commands import step_id_of
+from worker.door import Door
+from worker.errors import (
+    BundleInvalid,
+    NotYet,
+    StudentFault,
+    TeacherFault,
+    Unavailable,
+)
+from worker.heart import Heart
+from worker.journal.memory import MemoryJournal
+from worker.judge.llm import LlmJudge
+from worker.ledger.memory import MemoryLedger
+from worker.paid import PaidTeacher
+from worker.payloads import Payloads
+from worker.runner import Runner
+from worker.settings import Settings
+from worker.steps import perform
+from worker.steps.context import Ports
+from worker.testing import ManualClock
+from worker.wire.request import DiagnoseRequest, parse_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.chaos.stories import Story
+    from tests.contract.journals import JournalUnderTest
+    from worker.core.commands import Command
+    from worker.core.events import Event
+    from worker.ledger.redis import RedisLedger
+    from worker.ports import Announcement, Clock
+    from worker.steps.context import Step
+    from worker.steps.workspace import Workspace
+    from worker.wire.result import DiagnoseResult
+
+__all__ = ["SESSION", "Started", "Stores", "World", "memory_stores"]
+
+T = TypeVar("T")
+
+SESSION = "s-1"
+SCOPES = ("fleet", "tenant:default", "campaign:default", f"session:{SESSION}")
+_BUNDLE = f"s3://diagnosis/bundles/{'0' * 64}.tar.gz"
+
+#: A worker that was killed is replaced after this long; the other one stands by.
+REPLACED_MS = 15_000
+#: A stalled worker stops for this long: its leases run out, and others take over.
+STALL_MS = 20_000
+#: Whoever enqueued a session asks again after this long if there is none; an operator too.
+ASKED_AGAIN_MS = 20_000
+#: A world that is not quiet after so much time, or so many moves, never will be.
+LONGEST_MS = 6 * 3_600_000
+MOST_MOVES = 30_000
+#: Chance of a hint to be lost, and to come twice.
+LOST, DOUBLED = 0.04, 0.06
+
+
+class Stores(Protocol):
+    """What the workers share, on one clock that only the world moves."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def journal(self) -> JournalUnderTest: ...
+    @property
+    def ledger(self) -> MemoryLedger | RedisLedger: ...
+    @property
+    def artifacts(self) -> MemoryArtifacts: ...
+    def advance(self, by_ms: int) -> None:
+        """Let time pass."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryStores:
+    clock: ManualClock
+    journal: MemoryJournal
+    ledger: MemoryLedger
+    artifacts: MemoryArtifacts
+
+    def advance(self, by_ms: int) -> None:
+        self.clock.advance(by_ms)
+
+
+def memory_stores() -> Stores:
+    """Return empty stores in memory."""
+    clock = ManualClock()
+    return _MemoryStores(clock, MemoryJournal(clock), MemoryLedger(clock), MemoryArtifacts())
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A step was begun by a worker."""
+
+    step_id: str
+    worker: str
+    at_ms: int
+    #: Its event was in the journal already: it must not have been begun.
+    committed: bool
+
+
+@dataclass(slots=True)
+class _Worker:
+    name: str
+    runner: Runner = field(init=False)
+    heart: Heart = field(init=False)
+    door: Door = field(init=False)
+    dead: bool = False
+    busy: bool = False
+    stalled: bool = False
+    step_id: str = ""
+
+    def check(self) -> None:
+        if self.dead:
+            raise Killed
+
+
+@dataclass(slots=True)
+class _Hint:
+    """A message in the broker; `None` stands for the request itself."""
+
+    step: Announcement | None
+
+
+_SETTINGS = Settings.model_validate(
+    {
+        "teachers": {"default": {}},
+        "students": {"default": {"base_url": "http://student/v1", "model": "student"}},
+    }
+)
+
+
+class World:
+    """Two workers, a broker, an operator, a provider with a bill, and one session."""
+
+    def __init__(
+        self,
+        story: Story,
+        workspace: Workspace,
+        *,
+        strikes: Strikes | None = None,
+        stores: Stores | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.story = story
+        self.stores = stores or memory_stores()
+        self.strikes = strikes or {}
+        self._workspace = workspace
+        self._random = random.Random(seed)  # noqa: S311 - chance of a test
+        self.bill = Bill()
+        self._made: Counter[str] = Counter()
+        self._hints: list[_Hint] = []
+        self._began_ms = self._next_beat_ms = self.now_ms
+        #: Every operation of every worker, in order.
+        self.points: list[Point] = []
+        self.started: list[Started] = []
+        self.published: list[DiagnoseResult] = []
+        #: What must not have happened, as it was seen.
+        self.wrong: list[str] = []
+        #: How often a step that kills its worker did so.
+        self.poisoned = 0
+        self._moves = 0
+        self._names = Counter[str]()
+        for scope in SCOPES[:-1]:
+            self.stores.ledger.open_account(scope, 100_000_000_000)
+        self._operator = self._new_worker("operator")
+        self.workers = [self._new_worker("a"), self._new_worker("b")]
+        self._replacements: list[tuple[int, str]] = []
+        self._planned = self._plan()
+
+    @property
+    def now_ms(self) -> int:
+        """The world's time."""
+        return self.stores.clock.now_ms()
+
+    @property
+    def request(self) -> DiagnoseRequest:
+        """What was asked for."""
+        raw = {"session_id": SESSION, "bundle": _BUNDLE, "limits": dict(self.story.limits)}
+        return parse_request(raw)
+
+    # ------------------------------------------------------------------------------- the life
+
+    def run(self) -> None:
+        """Go on until nothing is left to do."""
+        self._hints.append(_Hint(None))
+        while not self._quiet():
+            if self._moves > MOST_MOVES or self.now_ms - self._began_ms > LONGEST_MS:
+                self.wrong.append(f"not quiet after {self._moves} moves, {self._age()}")
+                return
+            self._move(self.now_ms + 60_000)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the journal says that the session has ended."""
+        return self.stores.journal.labels(SESSION).get("status") == "ended"
+
+    def _age(self) -> str:
+        return f"{(self.now_ms - self._began_ms) / 1000:.1f} s"
+
+    def _quiet(self) -> bool:
+        return self.ended and not self._hints and not self.stores.journal.overdue()
+
+    def _plan(self) -> list[tuple[int, Callable[[], None]]]:
+        """Return what people do, and when."""
+        plan: list[tuple[int, Callable[[], None]]] = [
+            (self.now_ms + ASKED_AGAIN_MS, self._ask_again)
+        ]
+        if self.story.cancelled_at_ms is not None:
+            plan.append((self.now_ms + self.story.cancelled_at_ms, self._cancel))
+        return plan
+
+    def _ask_again(self) -> None:
+        """Enqueue once more where there is no session: a request is a message, and may be lost."""
+        if self.stores.journal.load(SESSION).length == 0:
+            self._hints.append(_Hint(None))
+            self._planned.append((self.now_ms + ASKED_AGAIN_MS, self._ask_again))
+
+    def _cancel(self) -> None:
+        if self._operator.dead:
+            self._operator = self._new_worker("operator")
+        self._engage(self._operator, lambda: self._operator.runner.cancel(SESSION, "enough"))
+        records = self.stores.journal.load(SESSION).records
+        if not self.ended and all(record.key != "cancel" for record in records):
+            self._planned.append((self.now_ms + ASKED_AGAIN_MS, self._cancel))
+
+    def _move(self, until_ms: int) -> None:
+        """Let one thing happen, or time pass, at most until `until_ms`."""
+        self._moves += 1
+        if self._due_plan() or self._deliver():
+            return
+        self._wait(until_ms)
+        self._replace()
+        if self.now_ms >= self._next_beat_ms:
+            self._beat()
+        self._sweep()
+
+    def _due_plan(self) -> bool:
+        for entry in self._planned:
+            if entry[0] <= self.now_ms:
+                self._planned.remove(entry)
+                entry[1]()
+                return True
+        return False
+
+    def _wait(self, until_ms: int) -> None:
+        moments = [
+            until_ms,
+            *(at for at, _ in self._planned),
+            *(at for at, _ in self._replacements),
+        ]
+        if self._free():
+            moments += [at for _, _, at in self.stores.journal.overdue()[:1]]
+        if any(worker.busy for worker in self.workers):
+            moments.append(self._next_beat_ms)
+        by_ms = min(moments) - self.now_ms
+        self.stores.advance(max(by_ms, 1))
+
+    def _replace(self) -> None:
+        for entry in tuple(self._replacements):
+            if entry[0] <= self.now_ms:
+                self._replacements.remove(entry)
+                self.workers.append(self._new_worker(entry[1]))
+
+    def _free(self) -> list[_Worker]:
+        return [worker for worker in self.workers if not (worker.busy or worker.stalled)]
+
+    def _beat(self) -> None:
+        self._next_beat_ms = self.now_ms + policy.BEAT_MS
+        for worker in tuple(self.workers):
+            if worker.busy and not worker.stalled:
+                with suppress(Killed):
+                    worker.heart.beat()
+
+    def _sweep(self) -> None:
+        """Let a free worker look for what is overdue, where anything is; it looks every 400 ms."""
+        due = self.stores.journal.overdue()[:1]
+        free = self._free()
+        if free and (not due or due[0][2] <= self.now_ms):
+            worker = self._random.choice(free)
+            self._engage(worker, worker.runner.sweep)
+
+    def _deliver(self) -> bool:
+        """Hand a message of the broker to a worker, lose it, or keep a copy; False for none."""
+        free = self._free()
+        if not self._hints or not free:
+            return False
+        hint = self._hints.pop(self._random.randrange(len(self._hints)))
+        luck = self._random.random()
+        if luck < LOST:
+            return True
+        if luck < LOST + DOUBLED:
+            self._hints.append(hint)
+        worker = self._random.choice(free)
+        if hint.step is None:
+            self._engage(worker, lambda: self._open(worker))
+        else:
+            self._engage(worker, partial(worker.runner.work, SESSION, hint.step.step_id))
+        return True
+
+    def _open(self, worker: _Worker) -> None:
+        """Do as the diagnose task does: an outage of ours puts the message back."""
+        try:
+            worker.door.open(self.request)
+        except Unavailable:
+            self._hints.append(_Hint(None))
+
+    def _engage(self, worker: _Worker, work: Callable[[], object]) -> None:
+        """Have a worker do something, to its end or its worker's."""
+        worker.busy = True
+        try:
+            work()
+        except (Killed, Unavailable):
+            pass
+        except Exception as exc:  # noqa: BLE001 - whatever a task raises is a finding
+            self.wrong.append(f"a worker raised {type(exc).__name__}: {exc}")
+        finally:
+            worker.busy = False
+            worker.step_id = ""
+
+    # ---------------------------------------------------------------------------- a worker's part
+
+    def _new_worker(self, slot: str) -> _Worker:
+        self._names[slot] += 1
+        worker = _Worker(f"{slot}{self._names[slot]}")
+        through = partial(self._through, worker)
+        journal = counted(self.stores.journal, "journal", through)
+        ledger = counted(self.stores.ledger, "ledger", through)
+        artifacts = counted(self.stores.artifacts, "artifacts", through, free=("uri",))
+        elapse = partial(self._elapse, worker)
+        checkpoints = Checkpoints(journal, ledger, artifacts, self.stores.clock)
+        provider = Provider(self.story, self.bill, self._made, elapse)
+        student = StudentServer(self.story, student_says, elapse)
+        ports = Ports(
+            ledger=ledger,
+            artifacts=artifacts,
+            payloads=Payloads(artifacts, inline_bytes=400),
+            workspaces=lambda uri: through("bundle.open", lambda: self._open_bundle(uri)),
+            teachers={
+                "default": PaidTeacher(
+                    counted(provider, "teacher", through),
+                    ledger,
+                    patience_ms=0,
+                    now_s=lambda: self.now_ms / 1000,
+                    note=checkpoints.note_sent,
+                )
+            },
+            students={"default": counted(student, "student", through)},
+            judge=LlmJudge(),
+            clock=self.stores.clock,
+            records=lambda session_id: journal.load(session_id).records,
+            publish=lambda result, _: through("publish", lambda: self.published.append(result)),
+        )
+        tokens = iter(range(1_000_000))
+        worker.heart = Heart(journal, beat_ms=None, now_s=lambda: self.now_ms / 1000)
+        worker.runner = Runner(
+            journal=journal,
+            hints=counted(self, "hints", through),
+            ports=ports,
+            owner=worker.name,
+            new_token=lambda: f"{worker.name}.{next(tokens)}",
+            chance=lambda: 0.5,
+            heart=worker.heart,
+            perform=partial(self._perform, worker),
+            checkpoints=checkpoints,
+        )
+        worker.door = Door(worker.runner, ledger, _SETTINGS)
+        return worker
+
+    def tell(self, announcements: Sequence[Announcement]) -> None:
+        """Take messages into the broker."""
+        self._hints.extend(_Hint(step) for step in announcements)
+
+    def _open_bundle(self, uri: str) -> Workspace:
+        if not self.story.has_bundle:
+            raise BundleInvalid(f"there is no bundle {uri}: upload it", uri=uri)
+        return self._workspace
+
+    def _perform(self, worker: _Worker, command: Command, step: Step) -> Event:
+        step_id = step_id_of(command)
+        records = self.stores.journal.load(SESSION).records
+        committed = any(record.key == step_id for record in records)
+        self.started.append(Started(step_id, worker.name, self.now_ms, committed))
+        worker.step_id = step_id
+        if step_id in self.story.poison and not step.given_up:
+            self.poisoned += 1
+            self._kill(worker)
+            raise Killed
+        try:
+            return perform(command, step)
+        except NotYet:
+            # It only looked; what it waits for was begun by somebody else.
+            self.started.pop()
+            raise
+
+    def _elapse(self, worker: _Worker, by_ms: int) -> None:
+        """Let time pass while `worker` waits: the others go on."""
+        until_ms = self.now_ms + by_ms
+        while self.now_ms < until_ms:
+            self._move(until_ms)
+        worker.check()
+
+    def _kill(self, worker: _Worker) -> None:
+        worker.dead = True
+        if worker in self.workers:
+            self.workers.remove(worker)
+            self._replacements.append((self.now_ms + REPLACED_MS, worker.name[0]))
+
+    # -------------------------------------------------------------------------------- operations
+
+    def _through(self, worker: _Worker, name: str, operation: Callable[[], Any]) -> Any:
+        """Carry an operation of a worker out, or strike the worker at it."""
+        worker.check()
+        way = self.strikes.get(len(self.points))
+        self.points.append(Point(name, worker.step_id))
+        try:
+            return operation() if way is None else self._struck(worker, name, way, operation)
+        finally:
+            if name.startswith(("ledger.", "teacher.")):
+                self._watch(name)
+            worker.check()
+
+    def _struck(self, worker: _Worker, name: str, way: Way, operation: Callable[[], Any]) -> Any:
+        match way:
+            case Way.BEFORE:
+                self._kill(worker)
+                raise Killed
+            case Way.AFTER:
+                with suppress(Exception):
+                    operation()
+                self._kill(worker)
+                raise Killed
+            case Way.AGAIN:
+                with suppress(Exception):
+                    operation()
+                return operation()
+            case Way.AWAY if name == "hints.tell":
+                return (
+                    None  # The broker is away: what is not told is swept, and nobody hears of it.
+                )
+            case Way.AWAY:
+                raise _away(name, reached=False)
+            case Way.UNHEARD:
+                operation()
+                raise _away(name, reached=True)
+            case Way.STALLED:
+                worker.stalled = True
+                self._elapse(worker, STALL_MS)
+                worker.stalled = False
+                return operation()
+
+    def _watch(self, name: str) -> None:
+        """See that the money is right: at every instant, in every account."""
+        for scope in SCOPES:
+            account = self.stores.ledger.account(scope)
+            if account is None:
+                continue
+            known = account.posted_nusd + account.held_nusd
+            if known < self.bill.billed_nusd:
+                self.wrong.append(f"{scope}: {self.bill.billed_nusd} billed, {known} known: {name}")
+            if known > account.cap_nusd or account.frozen:
+                self.wrong.append(f"{scope}: {known} of {account.cap_nusd}: after {name}")
+
+
+def _away(name: str, *, reached: bool) -> Exception:
+    port = name.partition(".")[0]
+    if port == "teacher":
+        billing = "unknown" if reached else "unbilled"
+        return TeacherFault("connection lost", billing=billing, retry="later")
+    if port == "student":
+        return StudentFault("connection lost", reason="connect", retryable=True)
+    return Unavailable(f"{port} is away")
