@@ -16,14 +16,16 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import celery
 import kombu.exceptions
+import pydantic
 
 from worker.core.commands import Queue
-from worker.errors import RequestInvalid, Unavailable
-from worker.messages import DIAGNOSE
+from worker.errors import BadInput, DiagnosisError, RequestInvalid, Unavailable, UnknownVersion
+from worker.messages import DIAGNOSE, CeleryResults, reaching_results
 from worker.wire.result import DiagnoseResult
 
 if TYPE_CHECKING:
@@ -74,6 +76,10 @@ class Client:
             Unavailable: The broker did not take it.
         """
         body = request.model_dump(mode="json", exclude_none=True)
+        # Asked anew, so what was said to the last request under this id does not count any more. A
+        # producer may have no way to the result store; the worker then does the same.
+        with suppress(Unavailable):
+            CeleryResults(self._app).forget_refusal(request.session_id)
         try:
             self._app.send_task(
                 DIAGNOSE,
@@ -96,27 +102,32 @@ class Client:
 
         Raises:
             RequestInvalid: The request was refused; the message is the worker's.
+            DiagnosisError: A bug kept the worker from taking the request; the message says which.
             Unavailable: The result store does not answer.
+            UnknownVersion: What stands there is no result that this client can read.
         """
         until_s = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
         pause_s = FIRST_LOOK_S
         while True:
-            meta = self._look(session_id, give_up=time.monotonic() >= until_s)
+            meta, away = self._look(session_id)
             if meta is not None and meta["status"] in _ENDED:
                 return _read(session_id, meta)
             if time.monotonic() + pause_s > until_s:
+                if away is not None:
+                    raise away
                 return None
             self._closed.wait(pause_s)
             pause_s = min(pause_s * 1.5, LONGEST_LOOK_S)
 
-    def _look(self, session_id: str, *, give_up: bool) -> dict[str, Any] | None:
-        """Return what the result store holds; None while it is away and there is time left."""
+    def _look(self, session_id: str) -> tuple[dict[str, Any] | None, Unavailable | None]:
+        """Return what the result store holds, or that it is away."""
         try:
-            return self._app.backend.get_task_meta(session_id, cache=False)
-        except (kombu.exceptions.OperationalError, OSError) as exc:
-            if give_up:
-                raise Unavailable(f"the result store did not answer: {exc}") from exc
-            return None
+            with reaching_results(self._app):
+                return self._app.backend.get_task_meta(session_id, cache=False), None
+        except Unavailable as exc:
+            return None, exc
+        except (kombu.exceptions.KombuError, ValueError, LookupError, TypeError) as exc:
+            raise _unreadable(session_id) from exc
 
     def close(self) -> None:
         """Close all connections; whoever waits for a result goes on at once."""
@@ -128,8 +139,23 @@ def _read(session_id: str, meta: dict[str, Any]) -> DiagnoseResult:
     """Return the result in the store's record.
 
     Raises:
-        RequestInvalid: The record is a refusal.
+        RequestInvalid, DiagnosisError, UnknownVersion: As `Client.result` says.
     """
+    found = meta["result"]
+    if isinstance(found, BadInput):
+        raise RequestInvalid(str(found), session_id=session_id)
     if meta["status"] != "SUCCESS":
-        raise RequestInvalid(str(meta["result"]), session_id=session_id)
-    return DiagnoseResult.model_validate(meta["result"])
+        why = f"{type(found).__name__}: {found}"
+        raise DiagnosisError(f"the request was not taken: {why}", session_id=session_id)
+    try:
+        return DiagnoseResult.model_validate(found)
+    except pydantic.ValidationError as exc:
+        raise _unreadable(session_id) from exc
+
+
+def _unreadable(session_id: str) -> UnknownVersion:
+    return UnknownVersion(
+        f"what stands under {session_id!r} in the result store is no result that this client can "
+        "read: upgrade it to the workers' version",
+        session_id=session_id,
+    )

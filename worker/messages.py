@@ -68,8 +68,9 @@ def reaching_results(app: celery.Celery) -> Generator[None]:
     Raises:
         Unavailable: It did not answer.
     """
-    # A Redis store raises the driver's own errors, which are no OSError.
-    errors = getattr(app.backend, "connection_errors", ())
+    # A Redis store raises the driver's own errors, which are no OSError. kombu counts KeyError among
+    # them, for channels that have gone; here it would be a record without a field.
+    errors = (e for e in getattr(app.backend, "connection_errors", ()) if e is not KeyError)
     try:
         yield
     except (kombu.exceptions.OperationalError, OSError, *errors) as exc:
