@@ -16,7 +16,7 @@ from tests.chaos.points import Way
 from tests.chaos.world import World, memory_stores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tests.chaos.laws import Left
     from tests.chaos.points import Point, Strikes
@@ -120,7 +120,7 @@ class Sweep:
         self._workspace = workspace
         self._stores = stores
         self._seed = seed
-        calm = self._run({})
+        calm = self.run({})
         self.calm = left_by(calm)
         self.points: tuple[Point, ...] = tuple(calm.points)
         broken = broken_laws(calm, self.calm, self.calm)
@@ -129,11 +129,16 @@ class Sweep:
     def one_by_one(self, ways: Sequence[Way] = ALL_WAYS) -> Matrix:
         """Strike each operation in each way."""
         matrix = Matrix()
+        for number, way in self.places(ways):
+            matrix.add(self.points[number].name, way, *self.strike({number: way}))
+        return matrix
+
+    def places(self, ways: Sequence[Way] = ALL_WAYS) -> Iterable[tuple[int, Way]]:
+        """Return all operations with the ways in which each can be struck."""
         for number, point in enumerate(self.points):
             for way in ways:
                 if way is not Way.AGAIN or point.name not in _SAID_ONCE:
-                    matrix.add(point.name, way, *self.strike({number: way}))
-        return matrix
+                    yield number, way
 
     def pairs(self, count: int, ways: Sequence[Way] = ALL_WAYS, *, chance: int = 0) -> Matrix:
         """Strike two operations, `count` times; the second one often right after the first."""
@@ -149,7 +154,7 @@ class Sweep:
 
     def strike(self, strikes: Strikes) -> tuple[Came, str]:
         """Return what came of a run with these strikes, and why where it is red."""
-        world = self._run(strikes)
+        world = self.run(strikes)
         left = left_by(world)
         broken = broken_laws(world, left, self.calm)
         came = came_of(world, left, self.calm, broken=bool(broken))
@@ -157,9 +162,10 @@ class Sweep:
 
     def left(self, strikes: Strikes) -> Left:
         """Return what a run with these strikes leaves."""
-        return left_by(self._run(strikes))
+        return left_by(self.run(strikes))
 
-    def _run(self, strikes: Strikes) -> World:
+    def run(self, strikes: Strikes) -> World:
+        """Return the world of a run with these strikes, at rest."""
         world = World(
             self._story,
             self._workspace,

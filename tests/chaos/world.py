@@ -53,12 +53,12 @@ if TYPE_CHECKING:
     from worker.core.commands import Command
     from worker.core.events import Event
     from worker.ledger.redis import RedisLedger
-    from worker.ports import Announcement, Clock
+    from worker.ports import Announcement, Clock, Journal, Ledger
     from worker.steps.context import Step
     from worker.steps.workspace import Workspace
     from worker.wire.result import DiagnoseResult
 
-__all__ = ["SESSION", "Started", "Stores", "World", "memory_stores"]
+__all__ = ["SESSION", "MemoryStores", "Started", "Stores", "World", "memory_stores"]
 
 T = TypeVar("T")
 
@@ -90,26 +90,42 @@ class Stores(Protocol):
     def ledger(self) -> MemoryLedger | RedisLedger: ...
     @property
     def artifacts(self) -> MemoryArtifacts: ...
+    def for_workers(self) -> tuple[Journal, Ledger]:
+        """Return journal and ledger as the workers reach them."""
+        ...
+
     def advance(self, by_ms: int) -> None:
         """Let time pass."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class _MemoryStores:
+class MemoryStores:
+    """`Stores` in this process."""
+
     clock: ManualClock
     journal: MemoryJournal
     ledger: MemoryLedger
     artifacts: MemoryArtifacts
 
+    def for_workers(self) -> tuple[Journal, Ledger]:
+        """Return journal and ledger as they are."""
+        return self.journal, self.ledger
+
     def advance(self, by_ms: int) -> None:
+        """Let time pass."""
         self.clock.advance(by_ms)
 
 
-def memory_stores() -> Stores:
+def memory_stores(
+    *,
+    journal: Callable[[ManualClock], MemoryJournal] = MemoryJournal,
+    ledger: Callable[[ManualClock], MemoryLedger] = MemoryLedger,
+    artifacts: Callable[[], MemoryArtifacts] = MemoryArtifacts,
+) -> MemoryStores:
     """Return empty stores in memory."""
     clock = ManualClock()
-    return _MemoryStores(clock, MemoryJournal(clock), MemoryLedger(clock), MemoryArtifacts())
+    return MemoryStores(clock, journal(clock), ledger(clock), artifacts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,8 +364,9 @@ class World:
         self._names[slot] += 1
         worker = _Worker(f"{slot}{self._names[slot]}")
         through = partial(self._through, worker)
-        journal = counted(self.stores.journal, "journal", through)
-        ledger = counted(self.stores.ledger, "ledger", through)
+        reached = self.stores.for_workers()
+        journal = counted(reached[0], "journal", through)
+        ledger = counted(reached[1], "ledger", through)
         artifacts = counted(self.stores.artifacts, "artifacts", through, free=("uri",))
         elapse = partial(self._elapse, worker)
         checkpoints = Checkpoints(journal, ledger, artifacts, self.stores.clock)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,13 +12,12 @@ from tests.chaos.laws import Came, broken_laws, left_by, set_aside
 from tests.chaos.points import Way
 from tests.chaos.stories import STORIES, WHOLE
 from tests.chaos.sweep import KILLS, Matrix, Sweep
-from tests.chaos.world import World
+from tests.chaos.world import MemoryStores, World, memory_stores
 from worker.artifacts.memory import MemoryArtifacts
 from worker.journal.keys import DRIVE
 from worker.journal.memory import MemoryJournal
 from worker.ledger.memory import MemoryLedger
 from worker.ports import Committed
-from worker.testing import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from tests.chaos.points import Strikes
     from worker.ports import Announcement, Commit
     from worker.steps.workspace import Workspace
+    from worker.testing import ManualClock
 
 
 # ------------------------------------------------------------------------------- what it promises
@@ -125,44 +125,21 @@ class LosingArtifacts(MemoryArtifacts):
         return key.endswith("runs.jsonl") or super().put_new(key, body, content_type=content_type)
 
 
-@dataclass(frozen=True)
-class Broken:
-    """Stores of which one is broken."""
-
-    clock: ManualClock
-    journal: MemoryJournal
-    ledger: MemoryLedger
-    artifacts: MemoryArtifacts
-
-    def advance(self, by_ms: int) -> None:
-        self.clock.advance(by_ms)
-
-
-def broken(
-    *,
-    journal: Callable[[ManualClock], MemoryJournal] = MemoryJournal,
-    ledger: Callable[[ManualClock], MemoryLedger] = MemoryLedger,
-    artifacts: Callable[[], MemoryArtifacts] = MemoryArtifacts,
-) -> Broken:
-    clock = ManualClock()
-    return Broken(clock, journal(clock), ledger(clock), artifacts())
-
-
 @pytest.mark.parametrize(
     ("stores", "at", "way", "says"),
     [
-        (lambda: broken(journal=DeafJournal), "hints.tell", Way.BEFORE, "not quiet"),
-        (lambda: broken(journal=LooseJournal), "journal.create", Way.AGAIN, "not quiet"),
-        (lambda: broken(journal=HastyJournal), "journal.create", Way.AGAIN, "began again"),
-        (lambda: broken(ledger=ForgivingLedger), "teacher.send", Way.AFTER, "billed"),
-        (lambda: broken(ledger=StingyLedger), "ledger.settle", Way.AFTER, "billed"),
-        (lambda: broken(ledger=StuckLedger), "teacher.send", Way.AFTER, "not quiet"),
-        (lambda: broken(artifacts=LosingArtifacts), "publish", Way.AFTER, "runs.jsonl"),
+        (lambda: memory_stores(journal=DeafJournal), "hints.tell", Way.BEFORE, "not quiet"),
+        (lambda: memory_stores(journal=LooseJournal), "journal.create", Way.AGAIN, "not quiet"),
+        (lambda: memory_stores(journal=HastyJournal), "journal.create", Way.AGAIN, "began again"),
+        (lambda: memory_stores(ledger=ForgivingLedger), "teacher.send", Way.AFTER, "billed"),
+        (lambda: memory_stores(ledger=StingyLedger), "ledger.settle", Way.AFTER, "billed"),
+        (lambda: memory_stores(ledger=StuckLedger), "teacher.send", Way.AFTER, "not quiet"),
+        (lambda: memory_stores(artifacts=LosingArtifacts), "publish", Way.AFTER, "runs.jsonl"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_broken_store_is_seen(
-    workspace: Workspace, stores: Callable[[], Broken], at: str, way: Way, says: str
+    workspace: Workspace, stores: Callable[[], MemoryStores], at: str, way: Way, says: str
 ) -> None:
     calm = World(WHOLE, workspace)
     calm.run()
@@ -226,7 +203,7 @@ def test_a_matrix_counts_and_quotes() -> None:
 def test_the_first_manifest_says_what_a_later_conclusion_reports(workspace: Workspace) -> None:
     first = World(WHOLE, workspace)
     first.run()
-    stores = broken()
+    stores = memory_stores()
     for key in first.stores.artifacts.list("sessions/"):
         body = first.stores.artifacts.get(key)
         assert body is not None
