@@ -13,7 +13,7 @@ import io
 import random
 import shutil
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from worker.artifacts.files import replacing
 from worker.errors import DiagnosisError, Misconfigured, Unavailable
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import botocore.session
     from botocore.exceptions import ClientError
+    from botocore.loaders import JSONFileLoader
     from types_boto3_s3.client import S3Client
 
 __all__ = ["S3Artifacts"]
@@ -59,6 +61,8 @@ _PASSING = frozenset(
     {"BadDigest", "InvalidDigest", "RequestTimeout", "SlowDown", "Throttling"}
     | {"XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"}
 )
+#: Whose addresses are kept: the store, and where roles and single sign-on get their keys.
+_SERVICES = frozenset({"s3", "sts", "sso", "oidc", "portal.sso"})
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501
@@ -322,7 +326,7 @@ def _client(
         s3={"addressing_style": "path"},
     )
     try:
-        client = boto3.session.Session().client(
+        client = boto3.session.Session(botocore_session=_lean_session()).client(
             "s3",
             config=config,
             endpoint_url=endpoint_url,
@@ -334,6 +338,52 @@ def _client(
         raise Misconfigured(f"Cannot use the S3 settings: {exc}. {_PLACE_CURE}") from exc
     client.meta.events.register_last("before-call.s3", _send_at_once)
     return client
+
+
+def _lean_session() -> botocore.session.Session:
+    """Return a session that keeps of botocore's descriptions only what a client of S3 reads.
+
+    They hold the documentation of every operation and the addresses of every service: 10 MB.
+    """
+    import botocore.session  # noqa: PLC0415
+    from botocore.loaders import create_loader  # noqa: PLC0415
+
+    session = botocore.session.Session()
+    loader = create_loader(session.get_config_variable("data_path"))
+    loader.file_loader = cast("JSONFileLoader", _LeanFiles(loader.file_loader))
+    session.register_component("data_loader", loader)
+    return session
+
+
+class _LeanFiles:
+    """Reads botocore's JSON files without what nobody here looks at."""
+
+    def __init__(self, files: JSONFileLoader) -> None:
+        self._files = files
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        return self._files.exists(path)
+
+    def load_file(self, path: str) -> Any:  # noqa: ANN401 - a file holds what it holds
+        """Return what the file holds, None where there is none."""
+        return _lean(self._files.load_file(path))
+
+
+def _lean(value: Any) -> Any:  # noqa: ANN401 - a part of a JSON file
+    """Return `value` in plain dictionaries, without documentation and foreign services."""
+    if isinstance(value, list):
+        return [_lean(part) for part in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    fields = cast("dict[str, Any]", value)
+    if "services" in fields:
+        fields["services"] = {k: v for k, v in fields["services"].items() if k in _SERVICES}
+    return {
+        # Empty and not gone: botocore reads some of it, to pass it on.
+        name: "" if name == "documentation" and isinstance(part, str) else _lean(part)
+        for name, part in fields.items()
+    }
 
 
 def _send_at_once(params: dict[str, Any], **_: Any) -> None:
