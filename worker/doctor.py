@@ -67,7 +67,7 @@ def examine(settings: Settings, *, progress: Callable[[str], object] | None = No
     found: list[Check] = []
     for name, part in parts:
         if progress is not None:
-            progress(f"[dim]looking at {name} …[/]")
+            progress(f"looking at {name} …")
         found.extend(part(settings))
     return found
 

@@ -25,7 +25,15 @@ from pydantic_settings import (
 
 from worker.errors import Misconfigured
 
-__all__ = ["JudgeSettings", "Settings", "StudentSettings", "TeacherSettings", "load_settings"]
+__all__ = [
+    "MOST_USD",
+    "JudgeSettings",
+    "Settings",
+    "StudentSettings",
+    "TeacherSettings",
+    "account_scope",
+    "load_settings",
+]
 
 
 #: Accounts that last longer than a session.
@@ -197,9 +205,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_budgets(cls, budgets: dict[str, float]) -> dict[str, float]:
         for scope, usd in budgets.items():
-            if _SCOPE.fullmatch(scope) is None:
-                raise ValueError(f"{scope!r:.80}: accounts are fleet, tenant:NAME, campaign:NAME")
-            _dollars(usd, f"{scope} ")
+            _dollars(usd, f"{account_scope(scope)} ")
         return budgets
 
     @field_validator("new_campaign_cap_usd")
@@ -246,6 +252,17 @@ def load_settings(**overrides: Any) -> Settings:
         raise Misconfigured("settings are wrong: " + "; ".join(lines)) from exc
     except ValueError as exc:
         raise Misconfigured(f"settings cannot be read: {exc}") from exc
+
+
+def account_scope(scope: str) -> str:
+    """Return the name of an account that lasts longer than a session.
+
+    Raises:
+        ValueError: It is none; the message says what is.
+    """
+    if _SCOPE.fullmatch(scope) is None:
+        raise ValueError(f"{scope!r:.80}: accounts are fleet, tenant:NAME, campaign:NAME")
+    return scope
 
 
 def _address(url: str, what: str = "") -> str:

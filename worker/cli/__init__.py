@@ -8,7 +8,7 @@ Exit codes: 0 done; 1 a bug; 2 wrong usage; 3 refused input; 4 a server is away;
 
 from __future__ import annotations
 
-import sys
+import os
 
 import click
 
@@ -25,7 +25,27 @@ from worker.errors import DiagnosisError
 __all__ = ["cli", "main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Sentences(click.Group):
+    """Turns whatever a command raises into a sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except (click.Abort, KeyboardInterrupt):
+            fail("stopped", code=130)
+        except DiagnosisError as exc:
+            fail(str(exc), code=exit_code_of(exc))
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as exc:
+            if os.environ.get("DIAGNOSIS_LOG_LEVEL") == "DEBUG":
+                raise
+            what = f"{type(exc).__name__}: {exc}"
+            fail(f"a bug: {what}. DIAGNOSIS_LOG_LEVEL=DEBUG shows where; please report it", code=1)
+
+
+@click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="diagnosis-worker", prog_name="diagnosis")
 def cli() -> None:
     """Diagnose where a student model fails, on a fleet of workers.
@@ -54,13 +74,5 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line; every error of ours becomes a sentence and an exit code."""
-    try:
-        cli(standalone_mode=False)
-    except click.exceptions.Abort:
-        fail("stopped", code=130)
-    except click.ClickException as exc:
-        exc.show()
-        sys.exit(exc.exit_code)
-    except DiagnosisError as exc:
-        fail(str(exc), code=exit_code_of(exc))
+    """Run the command line and leave with its exit code."""
+    cli()

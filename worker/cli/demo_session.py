@@ -20,7 +20,7 @@ from rich.console import Console
 
 from worker import bootstrap
 from worker.cli.enqueue import upload_home
-from worker.cli.output import dollars
+from worker.cli.output import dollars, said
 from worker.cli.panel import clusters_table
 from worker.cli.session import follow
 from worker.client import Client
@@ -154,7 +154,7 @@ def _add_teacher(fleet: Fleet, directory: Path) -> bool:
 
 def _show(result: DiagnoseResult, directory: Path, *, simulated: bool) -> None:
     word = "simulated, " if simulated else ""
-    console.print(f"\n[bold]{result.outcome}[/]: {result.reason}")
+    console.print(said(result.outcome, style="bold") + said(f": {result.reason}"))
     console.print(clusters_table(result))
     console.print(f"cost: {dollars(result.cost_nusd)} ({word}exact to the nano-dollar)")
     console.print(f"artifacts: {directory / 'artifacts'} (start with diagnosis.md)")

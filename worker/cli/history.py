@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
-from rich.text import Text
 
 from worker.cli.connection import connected
-from worker.cli.output import NOT_FOUND, console, dollars, fail
+from worker.cli.output import NOT_FOUND, SESSION_ID, console, dollars, fail, said
 from worker.core.commands import step_id_of
 from worker.core.events import SessionOpened
 from worker.core.replay import GOOD, replay
@@ -40,7 +39,7 @@ SHOWN_CHARS = 200
 
 
 @click.command()
-@click.argument("session_id")
+@click.argument("session_id", type=SESSION_ID)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a row, for scripts.")
 def explain(session_id: str, as_json: bool) -> None:  # noqa: FBT001 - click's way
     """Show what happened in SESSION_ID, in one order: who did what, why again, what was paid.
@@ -61,7 +60,7 @@ def explain(session_id: str, as_json: bool) -> None:  # noqa: FBT001 - click's w
 
 
 @click.command(name="replay")
-@click.argument("session_id")
+@click.argument("session_id", type=SESSION_ID)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an event, for scripts.")
 def replay_session(session_id: str, as_json: bool) -> None:  # noqa: FBT001 - click's way
     """Fold the journal of SESSION_ID again and show what was wanted after each event.
@@ -119,10 +118,10 @@ def _timeline_table(rows: tuple[Row, ...]) -> Table:
         table.add_row(
             _time(row.at_ms),
             row.source.value,
-            Text(row.step_id),
+            said(row.step_id),
             str(row.attempt or ""),
-            Text(row.owner),
-            Text(_what(row)),
+            said(row.owner),
+            said(_what(row)),
             dollars(row.charged_nusd) if row.charged_nusd else "",
         )
     return table
@@ -146,7 +145,7 @@ def _played_table(played: list[Played]) -> Table:
     for one in played:
         steps = ", ".join(step_id_of(command) for command in one.wanted)
         table.add_row(
-            str(one.position), Text(one.key), one.event, one.verdict, one.phase, Text(steps)
+            str(one.position), said(one.key), one.event, one.verdict, one.phase, said(steps)
         )
     return table
 

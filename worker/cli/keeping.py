@@ -8,10 +8,9 @@ import sys
 
 import click
 from rich.table import Table
-from rich.text import Text
 
 from worker.cli.connection import connected
-from worker.cli.output import NOT_FOUND, console, fail
+from worker.cli.output import NOT_FOUND, Amount, console, fail, said
 from worker.clock import SystemClock
 from worker.retention import DAY_MS, prune
 from worker.settings import load_settings
@@ -40,10 +39,8 @@ def dead_letters(context: click.Context, as_json: bool) -> None:  # noqa: FBT001
     table = Table("number", "session", "step", "tries", "deaths", "why", box=None)
     for letter in letters:
         counts = str(letter.attempt), str(letter.deaths)
-        why = " ".join(letter.reason.split())
-        table.add_row(
-            str(letter.number), Text(letter.session_id), Text(letter.step_id), *counts, Text(why)
-        )
+        where = said(letter.session_id), said(letter.step_id)
+        table.add_row(str(letter.number), *where, *counts, said(letter.reason))
     console.print(table if letters else "no step was given up")
 
 
@@ -64,7 +61,7 @@ def discard(number: int | None, everything: bool) -> None:  # noqa: FBT001 - cli
 @click.command(name="prune")
 @click.option(
     "--older-than-days",
-    type=click.FloatRange(min=0),
+    type=Amount(),
     default=None,
     help="Since the session's end; default: the setting `keep_ended_sessions_days`.",
 )
@@ -94,7 +91,7 @@ def prune_sessions(
             if as_json:
                 click.echo(json.dumps(dataclasses.asdict(one)))
             else:
-                console.print(Text(f"{one.session_id}: {one.why or one.artifacts_uri}"))
+                console.print(said(f"{one.session_id}: {one.why or one.artifacts_uri}"))
     words = "would leave" if dry_run else "left"
     click.echo(f"{counts[True]} {words} Redis, {counts[False]} stay", err=as_json)
     sys.exit(NOT_FOUND if counts[False] else 0)

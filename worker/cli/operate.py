@@ -14,10 +14,10 @@ from rich.text import Text
 
 from worker import doctor as checks
 from worker.cli.connection import connected
-from worker.cli.output import NOT_FOUND, console, dollars, fail
+from worker.cli.output import NOT_FOUND, Amount, console, dollars, fail, said
 from worker.core.commands import Queue
 from worker.errors import Misconfigured
-from worker.settings import load_settings
+from worker.settings import MOST_USD, account_scope, load_settings
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -27,12 +27,18 @@ __all__ = ["budget", "doctor", "worker"]
 _QUEUES = ",".join(queue.value for queue in Queue)
 #: From glibc's malloc.h.
 _M_ARENA_MAX = -8
-_MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command()
 @click.option("--queues", default=_QUEUES, show_default=True, help="Comma-separated.")
-@click.option("--concurrency", default=16, show_default=True, help="Steps at a time.")
+@click.option(
+    "--concurrency",
+    default=16,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Steps at a time.",
+)
 @click.option(
     "--pool",
     type=click.Choice(["threads", "prefork", "solo"]),
@@ -94,7 +100,7 @@ def _spare_memory() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a check, for scripts.")
 def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's way
     """Say what is reachable, what is misconfigured and what to do; exit 7 where something fails."""
-    found = checks.examine(load_settings(), progress=None if as_json else console.print)
+    found = checks.examine(load_settings(), progress=None if as_json else _looking)
     if as_json:
         for check in found:
             click.echo(check.model_dump_json())
@@ -103,11 +109,24 @@ def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's way
     sys.exit(7 if any(check.state == "fail" for check in found) else 0)
 
 
+def _looking(line: str) -> None:
+    console.print(line, style="dim")
+
+
 def _table(found: list[checks.Check]) -> Table:
     table = Table("", "what", "found", "what to do", box=None)
     for check in found:
-        table.add_row(_MARKS[check.state], check.name, Text(check.found), Text(check.cure))
+        mark = Text(check.state, style=_COLOURS[check.state])
+        table.add_row(mark, said(check.name), said(check.found), said(check.cure))
     return table
+
+
+def _scope(context: click.Context, parameter: click.Parameter, scope: str) -> str:
+    del context, parameter
+    try:
+        return account_scope(scope)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 @click.group()
@@ -135,15 +154,15 @@ def list_accounts(as_json: bool) -> None:  # noqa: FBT001 - click's way
             row = {**dict(zip(names, amounts, strict=True)), "frozen": account.frozen}
             click.echo(json.dumps({"scope": account.scope, **row}))
         else:
-            state = "[red]frozen[/]" if account.frozen else ""
+            state = Text("frozen" if account.frozen else "", style="red")
             table.add_row(account.scope, *(dollars(amount) for amount in amounts), state)
     if not as_json:
         console.print(table)
 
 
 @budget.command(name="set")
-@click.argument("scope")
-@click.argument("usd", type=click.FloatRange(min=0))
+@click.argument("scope", callback=_scope)
+@click.argument("usd", type=Amount(MOST_USD))
 def set_cap(scope: str, usd: float) -> None:
     """Set the cap of SCOPE (fleet, tenant:NAME or campaign:NAME) to USD; made where missing."""
     cap_nusd = round(usd * 1_000_000_000)

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli.output import dollars
+from worker.cli.output import dollars, plain, said
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +28,7 @@ __all__ = ["clusters_table", "session_panel"]
 _COLOURS = {"concluded": "green", "inconclusive": "yellow", "cancelled": "yellow", "failed": "red"}
 #: How many turns are shown; the newest ones.
 SHOWN_TURNS = 8
+SHOWN_NAME_CHARS = 60
 
 
 def session_panel(seen: SessionView, now_ms: int) -> RenderableType:
@@ -38,7 +39,7 @@ def session_panel(seen: SessionView, now_ms: int) -> RenderableType:
     for name, value in _rows(seen, now_ms):
         grid.add_row(name, value)
     colour = _COLOURS.get(seen.outcome or "", "blue")
-    title = f"{seen.session_id} · {seen.outcome or seen.phase}"
+    title = said(f"{seen.session_id} · {seen.outcome or seen.phase}")
     return Panel(Group(grid, _turns(seen)), title=title, border_style=colour, title_align="left")
 
 
@@ -53,10 +54,10 @@ def _rows(seen: SessionView, now_ms: int) -> Iterable[tuple[str, RenderableType]
     held = f" (+ {dollars(seen.held_nusd)} held)" if seen.held_nusd else ""
     yield "cost", f"{dollars(seen.cost_nusd)} of {dollars(seen.cap_nusd)}{held}"
     if seen.reason:
-        yield "reason", Text(seen.reason)
+        yield "reason", said(seen.reason)
     failing = [step for step in seen.steps if step.last_error]
     for step in failing[:3]:
-        yield "retrying", Text(f"{step.step_id} (try {step.attempt + 1}): {step.last_error}"[:160])
+        yield "retrying", said(f"{step.step_id} (try {step.attempt + 1}): {step.last_error}"[:160])
 
 
 def _bar(done: int, total: int, faults: int) -> RenderableType:
@@ -74,12 +75,14 @@ def _turns(seen: SessionView) -> RenderableType:
     return table
 
 
-def _tools(tools: tuple[str, ...]) -> str:
+def _tools(tools: tuple[str, ...]) -> Text:
+    """Return what a turn called; the names are the teacher's words."""
     counts: dict[str, int] = {}
     for tool in tools:
-        counts[tool] = counts.get(tool, 0) + 1
+        name = plain(tool)[:SHOWN_NAME_CHARS]
+        counts[name] = counts.get(name, 0) + 1
     named = (f"{tool} x{count}" if count > 1 else tool for tool, count in counts.items())
-    return ", ".join(named) or "text"
+    return Text(", ".join(named) or "text")
 
 
 def clusters_table(found: DiagnoseResult) -> Table:
@@ -87,11 +90,11 @@ def clusters_table(found: DiagnoseResult) -> Table:
     table = Table("cluster", "student fails", "teacher passes", "evidence", "what", box=None)
     for cluster in found.clusters:
         table.add_row(
-            cluster.cluster_id,
+            said(cluster.cluster_id),
             _rate(cluster.student_failure_rate),
             _rate(cluster.teacher_success_rate),
             cluster.evidence,
-            Text(cluster.description[:200]),
+            said(cluster.description[:200]),
         )
     return table
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from worker import bootstrap
 from worker.cli.connection import connected
-from worker.cli.output import console, dollars
+from worker.cli.output import SESSION_ID, console, dollars, said
 from worker.errors import BadInput, DiagnosisError, Misconfigured, Unavailable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _WORDS = {
 
 
 @click.command()
-@click.argument("session_ids", metavar="[SESSION_ID]...", nargs=-1)
+@click.argument("session_ids", metavar="[SESSION_ID]...", nargs=-1, type=SESSION_ID)
 @click.option("--all", "everything", is_flag=True, help="Every session that Redis does not know.")
 @click.option(
     "--ended",
@@ -105,8 +105,8 @@ def _table(rows: list[Row]) -> Table:
     )
     for row in rows:
         table.add_row(
-            row["session_id"],
-            _WORDS.get(row["status"]) or row["error"],
+            said(row["session_id"]),
+            said(_WORDS.get(row["status"]) or row["error"]),
             row.get("phase", ""),
             str(row.get("turns", "")),
             str(row.get("records", "")),

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from rich.live import Live
 
 from worker.cli.connection import connected
-from worker.cli.output import ENDED_OTHERWISE, NOT_FOUND, console, fail, say_json
+from worker.cli.output import (
+    ENDED_OTHERWISE,
+    NOT_FOUND,
+    SESSION_ID,
+    Amount,
+    console,
+    fail,
+    plain,
+    said,
+    say_json,
+)
 from worker.cli.panel import clusters_table, session_panel
 from worker.client import Client
 from worker.clock import SystemClock
+from worker.errors import IllegalEvent, UnknownVersion
 from worker.settings import load_settings
 from worker.status import PrunedView, pruned_view, view
 
@@ -26,10 +37,12 @@ __all__ = ["cancel", "follow", "result", "show_result", "status", "watch"]
 
 #: How often a watched session is read.
 LOOK_EVERY_S = 0.4
+#: Of the reason for a cancel: it stands in the journal and in the report.
+MOST_REASON_CHARS = 500
 
 
 @click.command()
-@click.argument("session_id", required=False)
+@click.argument("session_id", required=False, type=SESSION_ID)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def status(session_id: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's way
     """Show how SESSION_ID stands, or list the newest sessions."""
@@ -48,9 +61,15 @@ def status(session_id: str | None, as_json: bool) -> None:  # noqa: FBT001 - cli
 
 
 @click.command()
-@click.argument("session_id")
-@click.option("--wait-s", default=30, show_default=True, help="How long it may take to appear.")
-def watch(session_id: str, wait_s: int) -> None:
+@click.argument("session_id", type=SESSION_ID)
+@click.option(
+    "--wait-s",
+    default=30.0,
+    show_default=True,
+    type=Amount(),
+    help="How long it may take to appear.",
+)
+def watch(session_id: str, wait_s: float) -> None:
     """Show SESSION_ID live until it ends; exit 6 where it ends otherwise than concluded."""
     with connected() as system:
         outcome = follow(system, session_id, wait_s=wait_s)
@@ -59,8 +78,14 @@ def watch(session_id: str, wait_s: int) -> None:
 
 
 @click.command()
-@click.argument("session_id")
-@click.option("--timeout-s", default=0.0, show_default=True, help="Wait so long for the end.")
+@click.argument("session_id", type=SESSION_ID)
+@click.option(
+    "--timeout-s",
+    default=0.0,
+    show_default=True,
+    type=Amount(),
+    help="Wait so long for the end.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def result(session_id: str, timeout_s: float, as_json: bool) -> None:  # noqa: FBT001
     """Print the result of SESSION_ID; exit 5 where there is none yet, 3 where it was refused."""
@@ -75,12 +100,12 @@ def result(session_id: str, timeout_s: float, as_json: bool) -> None:  # noqa: F
 
 
 @click.command()
-@click.argument("session_id")
+@click.argument("session_id", type=SESSION_ID)
 @click.option("--reason", default="asked for on the command line", show_default=True)
 def cancel(session_id: str, reason: str) -> None:
     """Stop SESSION_ID; what is known by then is still written to its artifacts."""
     with connected() as system:
-        if not system.runner.cancel(session_id, reason):
+        if not system.runner.cancel(session_id, plain(reason)[:MOST_REASON_CHARS]):
             fail(f"session {session_id!r} is unknown or has ended", code=NOT_FOUND)
     console.print(f"{session_id} is told to stop; its artifacts follow.")
 
@@ -97,8 +122,10 @@ def follow(system: System, session_id: str, *, wait_s: float) -> str:
                 live.update(session_panel(seen, clock.now_ms()))
                 if seen.outcome is not None:
                     break
-            elif waited_s >= wait_s:
-                _refused_or_missing(session_id)
+            else:
+                _result(session_id, timeout_s=0)  # raises where the request was refused
+                if waited_s >= wait_s:
+                    _missing(session_id)
             tick.wait(LOOK_EVERY_S)
             waited_s += LOOK_EVERY_S
     console.print()
@@ -109,23 +136,22 @@ def show_result(found: DiagnoseResult | None) -> None:
     """Print a session's clusters and where everything is."""
     if found is None:
         return
-    console.print(f"[bold]{found.outcome}[/]: {found.reason}")
+    console.print(said(found.outcome, style="bold") + said(f": {found.reason}"))
     if found.clusters:
         console.print(clusters_table(found))
     if found.artifacts_uri:
         console.print(f"artifacts: {found.artifacts_uri}")
 
 
-def _refused_or_missing(session_id: str) -> None:
-    _result(session_id, timeout_s=0)
+def _missing(session_id: str) -> NoReturn:
     fail(f"there is no session {session_id!r}: was it enqueued on this fleet?", code=NOT_FOUND)
 
 
 def _view(system: System, session_id: str) -> SessionView:
     seen = view(session_id, system.runner, system.journal, system.ledger)
     if seen is None:
-        _refused_or_missing(session_id)
-        raise AssertionError
+        _result(session_id, timeout_s=0)  # raises where the request was refused
+        _missing(session_id)
     return seen
 
 
@@ -139,11 +165,24 @@ def _result(session_id: str, *, timeout_s: float) -> DiagnoseResult | None:
 
 
 def _list_sessions(system: System, *, as_json: bool) -> None:
-    for session_id in system.journal.sessions(limit=50):
-        seen = view(session_id, system.runner, system.journal, system.ledger)
+    session_ids = system.journal.sessions(limit=50)
+    for session_id in session_ids:
+        seen = _readable(system, session_id)
         if seen is None:
             continue
         if as_json:
             click.echo(seen.model_dump_json())
         else:
-            console.print(f"{seen.session_id}  {seen.outcome or seen.phase}  {seen.reason[:80]}")
+            state = seen.outcome or seen.phase
+            console.print(said(f"{seen.session_id}  {state}  {seen.reason[:80]}"))
+    if not session_ids and not as_json:
+        console.print("There is no session yet: `diagnosis enqueue --home DIR` makes one.")
+
+
+def _readable(system: System, session_id: str) -> SessionView | None:
+    """Return a session's view; one that cannot be read is said so and keeps no other from it."""
+    try:
+        return view(session_id, system.runner, system.journal, system.ledger)
+    except (UnknownVersion, IllegalEvent) as exc:
+        click.echo(f"{session_id}: {plain(str(exc))}", err=True)
+        return None
