@@ -1,0 +1,240 @@
+"""The figures of `make bench`: what is measured, against which target, and how.
+
+Rule: a time is a ratio within one run wherever it can be, measured in turns (A B A B …) and told as a
+median, since machines are shared and noisy. A figure that could not be measured is missed.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from tests.bench import ledger_bench, traces_bench
+from tests.bench.noop_fleet import noop_fleet
+from worker import bootstrap
+from worker.bundle.pack import pack
+from worker.client import Client
+from worker.core import keys
+from worker.embedded.fleet import Fleet, WorkerPlan
+from worker.embedded.process import free_ports, log_shows
+from worker.embedded.stack import EmbeddedStack
+from worker.wire.request import parse_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from worker.ports import Announcement
+    from worker.wire.result import DiagnoseResult
+
+__all__ = ["FIGURES", "Figure", "Measured"]
+
+AIRLINE_HOME = Path(__file__).parents[3] / "shared" / "data" / "tau-airline-home"
+ROUNDS = 5
+LINKS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A value and how it was come by."""
+
+    value: float
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table."""
+
+    name: str
+    unit: str
+    #: At most this.
+    target: float
+    measure: Callable[[], Measured]
+
+
+# ----------------------------------------------------------------------------------- steps, fan-out
+
+
+@cache
+def _chains() -> dict[str, list[float]]:
+    """Return the times of all chains, measured in turns in one run."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as directory,
+        noop_fleet(Path(directory), [16, 16]) as fleet,
+    ):
+        for number in range(ROUNDS):
+            fleet.run("noop.bare", f"bare-{number}", LINKS)
+            fleet.run("noop.open", f"step-{number}", {"turns": LINKS})
+            fleet.run("noop.open", f"wide-{number}", {"turns": 2, "runs": 200})
+            fleet.run("noop.start_chord", f"chord-{number}", 200)
+        for number in range(3):
+            fleet.run("noop.open", f"runs-{number}", {"turns": 2, "runs": 64, "run_ms": 500})
+        return fleet.times_ms()
+
+
+def _medians_ms(kind: str) -> list[float]:
+    """Return, by round, the median time from one link of a chain to the next."""
+    times = {name: at for name, at in _chains().items() if name.startswith(f"{kind}-")}
+    return [statistics.median(b - a for a, b in pairwise(at)) for at in times.values()]
+
+
+def _spans_ms(kind: str) -> list[float]:
+    """Return, by round, the time from the first mark of a chain to its second."""
+    return [at[1] - at[0] for name, at in _chains().items() if name.startswith(f"{kind}-")]
+
+
+def _step_over_bare() -> Measured:
+    steps, bare = _medians_ms("step"), _medians_ms("bare")
+    ratio = statistics.median(step / link for step, link in zip(steps, bare, strict=True))
+    return Measured(
+        ratio,
+        f"{ROUNDS} rounds of {LINKS} links in turns, two workers of 16 threads, Valkey with "
+        f"appendfsync always; median step {statistics.median(steps):.2f} ms, bare task "
+        f"{statistics.median(bare):.2f} ms (it publishes the next with send_task)",
+    )
+
+
+def _runs_64() -> Measured:
+    spans = _spans_ms("runs")
+    return Measured(
+        statistics.median(spans) / 1000,
+        f"64 student runs of 500 ms over two workers of 16 threads, from the turn to the next turn; "
+        f"median of {[round(span / 1000, 2) for span in spans]} s, ideal 1.0",
+    )
+
+
+def _fanout_over_chord() -> Measured:
+    wide, chords = _spans_ms("wide"), _spans_ms("chord")
+    ratio = statistics.median(a / b for a, b in zip(wide, chords, strict=True))
+    return Measured(
+        ratio,
+        f"200 no-op runs with their join, over a Celery chord of 200, {ROUNDS} rounds in turns; "
+        f"medians {statistics.median(wide):.0f} and {statistics.median(chords):.0f} ms",
+    )
+
+
+# ---------------------------------------------------------------------------------- traces, ledger
+
+
+@cache
+def _reads() -> dict[str, list[float]]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        return traces_bench.latencies_ms(Path(directory))
+
+
+def _p95_of(tool: str) -> Measured:
+    times = _reads()[tool]
+    return Measured(
+        traces_bench.p95(times),
+        f"p95 of {len(times)} calls on {traces_bench.TRACES} traces x {traces_bench.STEPS} steps; "
+        f"median {statistics.median(times):.1f} ms",
+    )
+
+
+def _ledger_ms() -> Measured:
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        value = ledger_bench.cycle_ms(Path(directory))
+    return Measured(value, "median of 2,000: reserve + sent + settle over 4 scopes, no fsync")
+
+
+# --------------------------------------------------------------------------------------- memory
+
+
+@cache
+def _memory_mb() -> dict[int, float]:
+    """Return the RSS of a worker of all queues after so many sessions."""
+    if not AIRLINE_HOME.is_dir():
+        raise RuntimeError("needs ../shared/data/tau-airline-home beside the project")
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as directory,
+        EmbeddedStack(Path(directory) / "stack", llama=False) as stack,
+    ):
+        fleet = Fleet(stack)
+        fleet.add_simulated_teacher()
+        fleet.add_student("default", base_url=_recorded_student(stack), model="gpt-4o")
+        fleet.set(BUDGETS=json.dumps(dict.fromkeys(_SCOPES, 1000.0)))
+        (worker,) = fleet.start_workers([WorkerPlan(name="all", queues=_QUEUES, concurrency=16)])
+        return _sessions(fleet, worker.info.pid or 0, Path(directory))
+
+
+_SCOPES = ("fleet", "tenant:default", "campaign:default")
+_QUEUES = "control,tools,teacher,artifacts,student"
+
+
+def _recorded_student(stack: EmbeddedStack) -> str:
+    (port,) = free_ports(1)
+    argv = [
+        *(sys.executable, "-m", "worker.student.playback", "--port", str(port)),
+        *("--runs", str(AIRLINE_HOME / "student_runs.jsonl")),
+        *("--benchmark", str(AIRLINE_HOME / "benchmark.json")),
+    ]
+    stack.add_process("student", argv, ready=log_shows("ready http"))
+    return f"http://127.0.0.1:{port}/v1"
+
+
+def _sessions(fleet: Fleet, pid: int, directory: Path) -> dict[int, float]:
+    settings = fleet.settings()
+    system = bootstrap.build(settings, hints=_Untold(), publish=_never)
+    client = Client(settings.broker, settings.results, key_prefix=settings.key_prefix)
+    packed = pack(AIRLINE_HOME, directory / "packed")
+    key = keys.bundle(packed.sha256)
+    system.artifacts.put_file(key, packed.path, content_type="application/gzip")
+    seen: dict[int, float] = {}
+    for number in range(1, 51):
+        request = {"session_id": f"memory-{number}", "bundle": system.artifacts.uri(key)}
+        client.enqueue(parse_request(request))
+        assert client.result(f"memory-{number}", timeout_s=120) is not None
+        seen[number] = psutil.Process(pid).memory_info().rss / 1e6
+    client.close()
+    system.close()
+    return seen
+
+
+def _rss_after_50() -> Measured:
+    value = _memory_mb()[50]
+    return Measured(value, "RSS of one worker of all queues, 16 threads, after 50 airline sessions")
+
+
+def _rss_growth() -> Measured:
+    seen = _memory_mb()
+    early = statistics.median(seen[n] for n in range(8, 13))
+    late = statistics.median(seen[n] for n in range(46, 51))
+    return Measured(
+        late / early, f"median RSS of sessions 46-50 ({late:.0f} MB) over 8-12 ({early:.0f} MB)"
+    )
+
+
+class _Untold:
+    def tell(self, announcements: Sequence[Announcement]) -> None:
+        """Tell nobody: the workers sweep."""
+
+
+def _never(result: DiagnoseResult, runtime_s: float) -> None:
+    raise AssertionError(f"the bench concludes nothing: {result} {runtime_s}")
+
+
+def _p95(tool: str) -> Any:
+    return lambda: _p95_of(tool)
+
+
+FIGURES: tuple[Figure, ...] = (
+    Figure("step_over_bare_celery", "x", 2.0, _step_over_bare),
+    Figure("step_over_bare_celery_issue_3", "x", 1.4, _step_over_bare),
+    Figure("fanout_64_runs_s", "s", 1.25, _runs_64),
+    Figure("fanout_200_over_chord", "x", 1.0, _fanout_over_chord),
+    Figure("list_traces_p95_ms", "ms", 20.0, _p95("list_traces")),
+    Figure("search_traces_p95_ms", "ms", 20.0, _p95("search_traces")),
+    Figure("get_trace_p95_ms", "ms", 20.0, _p95("get_trace")),
+    Figure("ledger_cycle_ms", "ms", ledger_bench.CYCLE_TARGET_MS, _ledger_ms),
+    Figure("worker_rss_after_50_mb", "MB", 150.0, _rss_after_50),
+    Figure("worker_rss_growth", "x", 1.05, _rss_growth),
+)
