@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 __all__ = ["enqueue", "upload_home"]
+
+#: Stands in for a bundle that has no hash before it is packed.
+_NOT_YET = f"s3://not-packed-yet/bundles/{'0' * 64}.tar.gz"
 
 
 @click.command()
@@ -62,8 +66,12 @@ __all__ = ["enqueue", "upload_home"]
 def enqueue(home: Path | None, bundle: str | None, as_json: bool, **options: object) -> None:  # noqa: FBT001
     """Enqueue a diagnose session. Doing it twice for the same home and date makes one session."""
     settings = load_settings()
-    uri = _bundle_uri(home, bundle, options.pop("benchmark"), settings)
-    request = parse_request(_request(home, uri, options))
+    benchmark = options.pop("benchmark")
+    # All else is looked at first: packing and uploading take seconds.
+    request = parse_request(_request(home, bundle, options))
+    if home is not None:
+        uri = _uploaded(home, benchmark, settings, quiet=as_json)
+        request = request.model_copy(update={"bundle": uri})
     client = Client(settings.broker, settings.results, key_prefix=settings.key_prefix)
     try:
         client.enqueue(request)
@@ -72,7 +80,7 @@ def enqueue(home: Path | None, bundle: str | None, as_json: bool, **options: obj
     if as_json:
         click.echo(request.model_dump_json(exclude_none=True))
     else:
-        console.print(f"enqueued {request.session_id}  (diagnosis watch {request.session_id})")
+        click.echo(f"enqueued {request.session_id}  (diagnosis watch {request.session_id})")
 
 
 def upload_home(home: Path, artifacts: S3Artifacts, benchmark: Path | None = None) -> str:
@@ -89,29 +97,35 @@ def upload_home(home: Path, artifacts: S3Artifacts, benchmark: Path | None = Non
     return artifacts.uri(key)
 
 
-def _bundle_uri(
-    home: Path | None, bundle: str | None, benchmark: object, settings: Settings
-) -> str:
+def _uploaded(home: Path, benchmark: object, settings: Settings, *, quiet: bool) -> str:
+    """Return the URI of a home's bundle, saying what takes so long."""
+    artifacts = build_artifacts(settings)
+    try:
+        with nullcontext() if quiet else console.status("packing and uploading the home …"):
+            return upload_home(home, artifacts, benchmark if isinstance(benchmark, Path) else None)
+    finally:
+        artifacts.close()
+
+
+def _request(
+    home: Path | None, bundle: str | None, options: dict[str, object]
+) -> dict[str, object]:
+    """Return the request's fields; what was not given is left to the defaults.
+
+    Raises:
+        UsageError: It is not one of home and bundle.
+    """
     if (home is None) == (bundle is None):
         raise click.UsageError("give either --home DIR or --bundle URI")
-    if bundle is not None:
-        return bundle
-    assert home is not None, "one of the two is given"
-    artifacts = build_artifacts(settings)
-    return upload_home(home, artifacts, benchmark if isinstance(benchmark, Path) else None)
-
-
-def _request(home: Path | None, uri: str, options: dict[str, object]) -> dict[str, object]:
-    """Return the request's fields; what was not given is left to the defaults."""
     date = options.pop("date") or SystemClock().today()
     given = {name: value for name, value in options.items() if value is not None}
     limits = {name: given.pop(name) for name in list(given) if name.startswith("max_")}
     flags = given.pop("flags")
-    name = home.resolve().name if home else keys.bundle_sha256(uri)[:12]
+    name = home.resolve().name if home else str(bundle).rpartition("/")[2][:12]
     given.setdefault("session_id", _slug(f"{name}-{given['student']}-{date}"))
     return {
         **given,
-        "bundle": uri,
+        "bundle": bundle or _NOT_YET,
         "date": date,
         "flagged_trace_ids": flags,
         "limits": limits,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 from rich.live import Live
+from rich.text import Text
 
 from worker.cli.connection import connected
 from worker.cli.output import (
@@ -173,8 +174,8 @@ def _list_sessions(system: System, *, as_json: bool) -> None:
         if as_json:
             click.echo(seen.model_dump_json())
         else:
-            state = seen.outcome or seen.phase
-            console.print(said(f"{seen.session_id}  {state}  {seen.reason[:80]}"))
+            line = Text(f"{seen.session_id}  {seen.outcome or seen.phase}  ")
+            console.print(line + said(seen.reason[:80]), soft_wrap=True)
     if not session_ids and not as_json:
         console.print("There is no session yet: `diagnosis enqueue --home DIR` makes one.")
 
