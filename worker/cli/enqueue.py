@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from contextlib import nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,10 @@ from worker.settings import load_settings
 from worker.wire.request import parse_request
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from worker.artifacts.s3 import S3Artifacts
+    from worker.bundle.pack import PackedBundle
     from worker.settings import Settings
 
 __all__ = ["enqueue", "upload_home"]
@@ -63,14 +66,20 @@ _NOT_YET = f"s3://not-packed-yet/bundles/{'0' * 64}.tar.gz"
 @click.option("--max-duration-s", type=int, help="Seconds until the exploration ends.")
 @click.option("--reveal-references", is_flag=True, help="Show reference answers to the teacher.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
-def enqueue(home: Path | None, bundle: str | None, as_json: bool, **options: object) -> None:  # noqa: FBT001
+def enqueue(
+    home: Path | None,
+    bundle: str | None,
+    benchmark: Path | None,
+    as_json: bool,  # noqa: FBT001 - click's way
+    **options: object,
+) -> None:
     """Enqueue a diagnose session. Doing it twice for the same home and date makes one session."""
     settings = load_settings()
-    benchmark = options.pop("benchmark")
     # All else is looked at first: packing and uploading take seconds.
     request = parse_request(_request(home, bundle, options))
     if home is not None:
-        uri = _uploaded(home, benchmark, settings, quiet=as_json)
+        with nullcontext() if as_json else console.status("packing and uploading the home …"):
+            uri = _uploaded(home, benchmark, settings)
         request = request.model_copy(update={"bundle": uri})
     client = Client(settings.broker, settings.results, key_prefix=settings.key_prefix)
     try:
@@ -90,21 +99,26 @@ def upload_home(home: Path, artifacts: S3Artifacts, benchmark: Path | None = Non
         BundleInvalid: The home cannot be used; the message says why.
         Unavailable: The object store did not answer.
     """
+    with _packed(home, benchmark) as packed:
+        return _stored(packed, artifacts)
+
+
+@contextmanager
+def _packed(home: Path, benchmark: Path | None) -> Generator[PackedBundle]:
     with tempfile.TemporaryDirectory(prefix="diagnosis-pack-") as directory:
-        packed = pack(home, Path(directory), benchmark=benchmark)
-        key = keys.bundle(packed.sha256)
-        artifacts.put_file(key, packed.path, content_type="application/gzip")
+        yield pack(home, Path(directory), benchmark=benchmark)
+
+
+def _stored(packed: PackedBundle, artifacts: S3Artifacts) -> str:
+    key = keys.bundle(packed.sha256)
+    artifacts.put_file(key, packed.path, content_type="application/gzip")
     return artifacts.uri(key)
 
 
-def _uploaded(home: Path, benchmark: object, settings: Settings, *, quiet: bool) -> str:
-    """Return the URI of a home's bundle, saying what takes so long."""
-    artifacts = build_artifacts(settings)
-    try:
-        with nullcontext() if quiet else console.status("packing and uploading the home …"):
-            return upload_home(home, artifacts, benchmark if isinstance(benchmark, Path) else None)
-    finally:
-        artifacts.close()
+def _uploaded(home: Path, benchmark: Path | None, settings: Settings) -> str:
+    """Return the URI of a home's bundle; the home is looked at before any server is."""
+    with _packed(home, benchmark) as packed, closing(build_artifacts(settings)) as artifacts:
+        return _stored(packed, artifacts)
 
 
 def _request(
@@ -125,7 +139,7 @@ def _request(
     given.setdefault("session_id", _slug(f"{name}-{given['student']}-{date}"))
     return {
         **given,
-        "bundle": bundle or _NOT_YET,
+        "bundle": _NOT_YET if bundle is None else bundle,
         "date": date,
         "flagged_trace_ids": flags,
         "limits": limits,
