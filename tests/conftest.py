@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ("tests.services",)
@@ -12,3 +14,7 @@ settings.register_profile(
     "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("patient")
+
+# A runner that was started in the background ignores SIGINT, and so would everything it starts; the
+# tests of Ctrl-C mean a foreground.
+signal.signal(signal.SIGINT, signal.default_int_handler)

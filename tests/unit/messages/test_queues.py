@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import runpy
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import worker
 from worker.core.commands import Queue
 
 if TYPE_CHECKING:
@@ -14,13 +16,15 @@ if TYPE_CHECKING:
 
     import kombu
 
+_CONFIG = Path(worker.__file__).parent / "celeryconfig.py"
 REDIS = ["redis://h:6379/1", "rediss://h:6379/1", "sentinel://h:26379/1"]
 
 
 def _keeping(broker: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Return the names of the queues that keep their messages under this broker."""
     monkeypatch.setenv("DIAGNOSIS_BROKER_URL", broker)
-    queues: Iterable[kombu.Queue] = runpy.run_module("worker.celeryconfig")["task_queues"]
+    # By its path: the module itself may be imported already, with other settings.
+    queues: Iterable[kombu.Queue] = runpy.run_path(str(_CONFIG))["task_queues"]
     return {queue.name for queue in queues if not queue.no_ack}
 
 
