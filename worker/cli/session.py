@@ -102,7 +102,12 @@ def result(session_id: str, timeout_s: float, as_json: bool) -> None:  # noqa: F
 
 @click.command()
 @click.argument("session_id", type=SESSION_ID)
-@click.option("--reason", default="asked for on the command line", show_default=True)
+@click.option(
+    "--reason",
+    default="asked for on the command line",
+    show_default=True,
+    help="Stands in the report.",
+)
 def cancel(session_id: str, reason: str) -> None:
     """Stop SESSION_ID; what is known by then is still written to its artifacts."""
     with connected() as system:
