@@ -31,6 +31,7 @@ from worker.status import PrunedView, pruned_view, view
 
 if TYPE_CHECKING:
     from worker.bootstrap import System
+    from worker.settings import Settings
     from worker.status import SessionView
     from worker.wire.result import DiagnoseResult
 
@@ -129,7 +130,7 @@ def follow(system: System, session_id: str, *, wait_s: float) -> str:
                 if seen.outcome is not None:
                     break
             else:
-                _result(session_id, timeout_s=0)  # raises where the request was refused
+                _result(session_id, timeout_s=0, settings=system.settings)  # raises if refused
                 if waited_s >= wait_s:
                     _missing(session_id)
             tick.wait(LOOK_EVERY_S)
@@ -156,13 +157,16 @@ def _missing(session_id: str) -> NoReturn:
 def _view(system: System, session_id: str) -> SessionView:
     seen = view(session_id, system.runner, system.journal, system.ledger)
     if seen is None:
-        _result(session_id, timeout_s=0)  # raises where the request was refused
+        _result(session_id, timeout_s=0, settings=system.settings)  # raises where refused
         _missing(session_id)
     return seen
 
 
-def _result(session_id: str, *, timeout_s: float) -> DiagnoseResult | None:
-    settings = load_settings()
+def _result(
+    session_id: str, *, timeout_s: float, settings: Settings | None = None
+) -> DiagnoseResult | None:
+    """Return a session's result; `settings` are those of the fleet, None takes this process's."""
+    settings = settings or load_settings()
     client = Client(settings.broker, settings.results, key_prefix=settings.key_prefix)
     try:
         return client.result(session_id, timeout_s=timeout_s)
