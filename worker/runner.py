@@ -19,7 +19,7 @@ from worker.core.commands import Command, Conclude, queue_of, step_id_of
 from worker.core.events import CancelRequested, DeadlinePassed, SessionEnded, SessionOpened
 from worker.core.failures import failure_of
 from worker.core.machine import Session, apply, fold, wanted
-from worker.core.values import Stop
+from worker.core.values import Phase, Stop
 from worker.errors import (
     BudgetDenied,
     Cancelled,
@@ -52,8 +52,8 @@ __all__ = ["Runner", "Worked"]
 
 _log = structlog.get_logger(__name__)
 
-#: Sessions whose fold is kept between steps; a fold is a few KB.
-CACHED_SESSIONS = 128
+#: Sessions whose fold is kept between steps; with the texts in its events a fold is about 80 KB.
+CACHED_SESSIONS = 64
 #: How often a drive is repeated at once when the journal moves under it; then the sweep goes on.
 DRIVES = 5
 #: A server that asks for a longer wait than this is not waited for: the step has failed. Without an
@@ -364,6 +364,9 @@ class Runner:
 
     def _keep(self, session_id: str, known: _Known) -> _Known:
         with self._lock:
+            if known.session.phase is Phase.ENDED:
+                self._known.pop(session_id, None)
+                return known
             current = self._known.get(session_id)
             if current is None or (current.life, current.length) < (known.life, known.length):
                 self._known[session_id] = known
