@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery import Celery, bootsteps, signals
+from celery.utils.nodenames import default_nodename, host_format
 
 from worker import bootstrap
 from worker.clock import SystemClock
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.bootstrap import System
+    from worker.settings import Settings
     from worker.wire.result import DiagnoseResult
 
-__all__ = ["app", "metrics", "system"]
+__all__ = ["app", "metrics", "serve", "system"]
 
 _log = structlog.get_logger(__name__)
 
@@ -175,6 +177,27 @@ def prune_now(stopped: Callable[[], bool]) -> int:
 
 
 app.steps["worker"].add(Pruner)
+
+
+def serve(settings: Settings, queues: list[str], slots: int, pool: str, label: str) -> int:
+    """Run Celery's worker in this process; return its exit code.
+
+    Not by `app.worker_main`: Celery's own command line loads all of its commands, and Flower with
+    its web server, which is 12 MB that a worker would keep for nothing.
+    """
+    running = app.Worker(
+        hostname=host_format(default_nodename(label)),
+        pool_cls=pool,
+        concurrency=slots,
+        queues=queues,
+        loglevel=settings.log_level,
+        without_gossip=True,
+        without_mingle=True,
+        heartbeat_interval=10,
+        task_events=True,
+    )
+    running.start()
+    return running.exitcode or 0
 
 
 @signals.celeryd_init.connect

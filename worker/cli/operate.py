@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import json
 import sys
-from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -18,9 +17,6 @@ from worker.cli.output import NOT_FOUND, Amount, console, dollars, fail, said
 from worker.core.commands import Queue
 from worker.errors import Misconfigured
 from worker.settings import MOST_USD, account_scope, load_settings
-
-if TYPE_CHECKING:
-    from worker.settings import Settings
 
 __all__ = ["budget", "doctor", "worker"]
 
@@ -56,33 +52,10 @@ def worker(queues: str, concurrency: int, pool: str, name: str | None) -> None:
         lines = "; ".join(f"{check.name}: {check.found}. {check.cure}" for check in problems)
         raise Misconfigured(f"this worker would break a promise and does not start: {lines}")
     _spare_memory()
+    from worker.app import serve
+
     label = name or f"{'-'.join(names)}@%h"
-    sys.exit(_serve(settings, names, concurrency, pool, label if "@" in label else f"{label}@%h"))
-
-
-def _serve(settings: Settings, queues: list[str], slots: int, pool: str, label: str) -> int:
-    """Run Celery's worker in this process; return its exit code.
-
-    Not by `app.worker_main`: Celery's own command line loads all of its commands, and Flower with
-    its web server, which is 12 MB that a worker would keep for nothing.
-    """
-    from celery.utils.nodenames import default_nodename, host_format
-
-    from worker.app import app
-
-    running = app.Worker(
-        hostname=host_format(default_nodename(label)),
-        pool_cls=pool,
-        concurrency=slots,
-        queues=queues,
-        loglevel=settings.log_level,
-        without_gossip=True,
-        without_mingle=True,
-        heartbeat_interval=10,
-        task_events=True,
-    )
-    running.start()
-    return running.exitcode or 0
+    sys.exit(serve(settings, names, concurrency, pool, label if "@" in label else f"{label}@%h"))
 
 
 def _spare_memory() -> None:
