@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.wire.result import DiagnoseResult
 
-__all__ = ["app", "metrics", "serve", "system"]
+__all__ = ["app", "metrics", "run_worker", "system"]
 
 _log = structlog.get_logger(__name__)
 
@@ -179,7 +179,7 @@ def prune_now(stopped: Callable[[], bool]) -> int:
 app.steps["worker"].add(Pruner)
 
 
-def serve(settings: Settings, queues: list[str], slots: int, pool: str, label: str) -> int:
+def run_worker(settings: Settings, queues: list[str], slots: int, pool: str, label: str) -> int:
     """Run Celery's worker in this process; return its exit code.
 
     Not by `app.worker_main`: Celery's own command line loads all of its commands, and Flower with

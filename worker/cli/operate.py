@@ -52,10 +52,12 @@ def worker(queues: str, concurrency: int, pool: str, name: str | None) -> None:
         lines = "; ".join(f"{check.name}: {check.found}. {check.cure}" for check in problems)
         raise Misconfigured(f"this worker would break a promise and does not start: {lines}")
     _spare_memory()
-    from worker.app import serve
+    from worker.app import run_worker
 
     label = name or f"{'-'.join(names)}@%h"
-    sys.exit(serve(settings, names, concurrency, pool, label if "@" in label else f"{label}@%h"))
+    sys.exit(
+        run_worker(settings, names, concurrency, pool, label if "@" in label else f"{label}@%h")
+    )
 
 
 def _spare_memory() -> None:
