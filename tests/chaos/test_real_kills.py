@@ -66,8 +66,6 @@ def stormy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealFleet
         tasks=_TASKS,
         teacher_options=["--first-ms", "400"],
     ) as real:
-        for name in _names():
-            real.enqueue(name)
         storm = Storm()
         _rage(real, storm)
         real.wait_ready()
@@ -81,11 +79,18 @@ def _names() -> list[str]:
 
 
 def _rage(real: RealFleet, storm: Storm) -> None:
-    """Kill a worker every few seconds, start another one; kill Valkey once in between."""
+    """Kill a worker every few seconds, start another one; kill Valkey once in between.
+
+    Half of the sessions are there at once, the others come in the middle of it.
+    """
     draw = random.Random(11)  # noqa: S311 - chance of a test
     tick, began_s = threading.Event(), time.monotonic()
     valkey_dies_s = began_s + KILLING_S / 2
+    waiting = _names()
     while time.monotonic() < began_s + KILLING_S:
+        late = len(waiting) <= SESSIONS // 2
+        for _ in range(min(len(waiting), 2 if late else SESSIONS // 2)):
+            real.enqueue(waiting.pop())
         tick.wait(KILL_EVERY_S)
         real.kill(draw.choice(real.workers))
         storm.kills += 1
