@@ -62,7 +62,11 @@ def work(session_id: str, step_id: str, version: int) -> str:
         StepWillRetry, StepFailed: The attempt failed.
         Unavailable: The journal did not answer; the step stays due.
     """
-    _check(session_id, step_id, version)
+    try:
+        _check(session_id, step_id, version)
+    except BadInput as exc:
+        _log.warning("hint refused", error=str(exc))
+        raise
     worked = _timed(session_id, step_id)
     match worked.status:
         case "retry":

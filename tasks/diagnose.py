@@ -104,6 +104,7 @@ def _refuse(task_id: str, why: Exception) -> None:
         _log.warning("request refused beside its session", session_id=task_id, error=str(why))
         raise Ignore
     CeleryResults(app).refuse(task_id, why)
+    _log.warning("request refused", session_id=task_id, error=str(why))
 
 
 def _patiently(act: Callable[[], None]) -> None:

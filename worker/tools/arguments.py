@@ -124,7 +124,7 @@ def _check(value: Any, schema: Schema, where: str) -> Any:  # noqa: ANN401 - any
         case "integer":
             found = _integer(value, schema)
         case "number":
-            found = _in_range(_number(value), schema)
+            found = _in_range(_real(value), schema)
         case "array":
             return _check_array(value, schema, where)
         case _:
@@ -196,6 +196,15 @@ def _number(value: object) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+def _real(value: object) -> float | None:
+    """Return a number as one that a database can be asked with; None for any other."""
+    number = _number(value)
+    try:
+        return None if number is None else float(number)
+    except OverflowError:
+        return None
 
 
 def _in_range(number: Any, schema: Schema) -> Any:  # noqa: ANN401 - an int or a float, or None
