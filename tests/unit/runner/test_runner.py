@@ -410,6 +410,30 @@ def test_a_cancel_that_nobody_drove_is_driven_by_the_next_commit(desk: Desk) -> 
     assert desk.session.phase is Phase.ENDED
 
 
+def test_two_runs_that_end_in_the_same_moment_are_joined_at_once(desk: Desk) -> None:
+    other = Desk(journal=desk.journal, clock=desk.clock)
+    asks = ToolCall(call_id="1", tool="run_student_on_task", arguments_json="{}")
+    desk.play("prepare")
+    desk.then(_turn_with(asks), _expanded_twice)
+    desk.play("turn/1", "call/1.0")
+    desk.told()
+
+    def meanwhile(command: Command, step: Step) -> Event:
+        other.play("run/1.0.1")
+        return usual(command, step)
+
+    desk.then(meanwhile)
+    desk.play("run/1.0.0")
+
+    assert other.told() == [], "it saw the first run still open"
+    assert desk.told() == ["turn/2"]
+
+
+def _expanded_twice(command: Command, step: Step) -> Event:
+    runs = tuple(RunSpec(task_id="t", attempt=attempt) for attempt in range(2))
+    return CallExpanded(turn=1, index=0, runs=runs)
+
+
 def test_a_session_that_is_unknown_or_has_ended_cannot_be_cancelled(desk: Desk) -> None:
     desk.play("prepare", "turn/1", "call/1.0", "turn/2", "conclude")
 
