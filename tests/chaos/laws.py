@@ -158,7 +158,8 @@ def _ended_once(world: World, left: Left) -> Iterable[str]:
         **{f"result {n}": result.cost_nusd for n, result in enumerate(results)},
     }
     posted = _account(world, f"session:{SESSION}").posted_nusd
-    late_truth = Way.STALLED in world.strikes.values() and posted < ends[0].cost_nusd
+    slept = bool({Way.DOZED, Way.STALLED} & set(world.strikes.values()))
+    late_truth = slept and posted < ends[0].cost_nusd
     if len(set(costs.values())) > 1 or (posted != ends[0].cost_nusd and not late_truth):
         yield f"the cost differs: {costs}, {posted} in the ledger"
     if any(result.manifest_sha256 != sha256 for result in results):

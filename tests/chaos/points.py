@@ -39,7 +39,9 @@ class Way(StrEnum):
     AWAY = "away before"
     #: The operation took effect, then the server is away.
     UNHEARD = "away after"
-    #: The process stops for longer than a lease, then goes on with the operation.
+    #: The process stops a little longer than its lease lasts: another one has just taken over.
+    DOZED = "dozed"
+    #: The process stops for so long that others have finished, then goes on with the operation.
     STALLED = "stalled"
 
 

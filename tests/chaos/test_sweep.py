@@ -54,10 +54,16 @@ def test_messages_in_another_order_some_of_them_lost(
 
 
 def test_what_is_said_again_after_a_lost_reply_changes_nothing(workspace: Workspace) -> None:
-    matrix = Sweep(WHOLE, workspace).one_by_one([Way.AGAIN])
+    sweep = Sweep(WHOLE, workspace)
+    changed = {
+        sweep.points[number].name
+        for number, way in sweep.places([Way.AGAIN])
+        if sweep.strike({number: way})[0] is not Came.SAME
+    }
 
-    again = matrix.total(Came.STEP_AGAIN) + matrix.total(Came.PAID_AGAIN)
-    assert (again, matrix.total(Came.RED)) == (0, 0), matrix.text("said again")
+    # What these tell the workers stood in the reply that was lost: it is told two seconds later. A
+    # hint that comes twice puts others in another order.
+    assert changed <= {"journal.create", "journal.drive", "hints.tell"}
 
 
 def test_a_crash_while_concluding_leaves_the_same_bytes_manifest_included(

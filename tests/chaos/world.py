@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from worker.core.commands import Command
     from worker.core.events import Event
     from worker.ledger.redis import RedisLedger
-    from worker.ports import Announcement, Clock, Journal, Ledger
+    from worker.ports import Announcement, Clock, Committed, Journal, Ledger
     from worker.steps.context import Step
     from worker.steps.workspace import Workspace
     from worker.wire.result import DiagnoseResult
@@ -68,8 +68,8 @@ _BUNDLE = f"s3://diagnosis/bundles/{'0' * 64}.tar.gz"
 
 #: A worker that was killed is replaced after this long; the other one stands by.
 REPLACED_MS = 15_000
-#: A stalled worker stops for this long: its leases run out, and others take over.
-STALL_MS = 20_000
+#: How long a worker stops: until another one is in the middle of its step, or long done with it.
+STALL_MS = {Way.DOZED: policy.LEASE_MS + 700, Way.STALLED: 20_000}
 #: Whoever enqueued a session asks again after this long if there is none; an operator too.
 ASKED_AGAIN_MS = 20_000
 #: A world that is not quiet after so much time, or so many moves, never will be.
@@ -171,7 +171,7 @@ _SETTINGS = Settings.model_validate(
 
 
 class World:
-    """Two workers, a broker, an operator, a provider with a bill, and one session."""
+    """Three workers, a broker, an operator, a provider with a bill, and one session."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class World:
         for scope in SCOPES[:-1]:
             self.stores.ledger.open_account(scope, 100_000_000_000)
         self._operator = self._new_worker("operator")
-        self.workers = [self._new_worker("a"), self._new_worker("b")]
+        self.workers = [self._new_worker(slot) for slot in "abc"]
         self._replacements: list[tuple[int, str]] = []
         self._planned = self._plan()
 
@@ -455,7 +455,10 @@ class World:
         way = self.strikes.get(len(self.points))
         self.points.append(Point(name, worker.step_id))
         try:
-            return operation() if way is None else self._struck(worker, name, way, operation)
+            result = operation() if way is None else self._struck(worker, name, way, operation)
+            if name == "journal.commit":
+                self._watch_commit(worker, result)
+            return result
         finally:
             if name.startswith(("ledger.", "teacher.")):
                 self._watch(name)
@@ -484,11 +487,19 @@ class World:
             case Way.UNHEARD:
                 operation()
                 raise _away(name, reached=True)
-            case Way.STALLED:
+            case Way.DOZED | Way.STALLED:
                 worker.stalled = True
-                self._elapse(worker, STALL_MS)
+                self._elapse(worker, STALL_MS[way])
                 worker.stalled = False
                 return operation()
+
+    def _watch_commit(self, worker: _Worker, committed: Committed) -> None:
+        """See that a step is ended by whoever began it last: the lease of all others is lost."""
+        begun = [one.worker for one in self.started if one.step_id == worker.step_id]
+        if committed.status == "ok" and begun and begun[-1] != worker.name:
+            self.wrong.append(
+                f"{worker.step_id} was committed by {worker.name}, who lost its lease"
+            )
 
     def _watch(self, name: str) -> None:
         """See that the money is right: at every instant, in every account."""
