@@ -59,6 +59,9 @@ DRIVES = 5
 #: A server that asks for a longer wait than this is not waited for: the step has failed. Without an
 #: end to it, one `retry-after: 86400` would hold a session's closing call for more than a week.
 LONGEST_WAIT_MS = 900_000
+#: How often a conclusion may fail by a fault that is no outage, one minute apart: time for a mended
+#: worker to come. Then the least is written, so that whoever waits for the session hears its end.
+CONCLUDE_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +233,7 @@ class Runner:
                 stopped=kept.stopped,
                 ports=self._ports,
                 life=now.life,
-                given_up=_killed(claim) if claim.status is Claimed.POISONED else "",
+                given_up=_hopeless(claim) if isinstance(command, Conclude) else "",
             )
             try:
                 if isinstance(command, Conclude):
@@ -270,7 +273,7 @@ class Runner:
     def _fail(self, lease: Lease, now: _Known, command: Command, reason: str, stop: Stop) -> Worked:
         event = failure_of(command, reason, stop=stop)
         if event is None:
-            self._wait(lease, policy.LONGEST_GRACE_MS, reason)
+            self._journal.retry(lease, delay_ms=policy.LONGEST_GRACE_MS, error=reason)
             return Worked(status="retry", detail=reason)
         # A limit that was reached is an end like any other; a fault is one that somebody looks at.
         given_up = "" if stop is Stop.BUDGET else reason
@@ -383,6 +386,13 @@ def _announcements(session_id: str, commands: Iterable[Command]) -> tuple[Announ
         )
         for command in commands
     )
+
+
+def _hopeless(claim: Claim) -> str:
+    """Return why a conclusion is not tried as before any more; empty where it is."""
+    if claim.status is Claimed.POISONED:
+        return _killed(claim)
+    return f"it failed {claim.retries} times" if claim.retries >= CONCLUDE_TRIES else ""
 
 
 def _killed(claim: Claim) -> str:

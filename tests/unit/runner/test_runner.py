@@ -40,7 +40,7 @@ from worker.errors import (
     UnknownVersion,
 )
 from worker.journal.memory import MemoryJournal
-from worker.runner import CACHED_SESSIONS, DRIVES, LONGEST_WAIT_MS
+from worker.runner import CACHED_SESSIONS, CONCLUDE_TRIES, DRIVES, LONGEST_WAIT_MS
 from worker.testing import ManualClock
 from worker.wire.journal import decode, encode
 
@@ -239,13 +239,44 @@ def test_a_students_fault_is_recorded_and_is_no_answer(desk: Desk) -> None:
     assert (run.record.why, run.passed, run.counts) == ("503", None, False)
 
 
-def test_a_conclusion_is_never_given_up(desk: Desk) -> None:
+def test_a_conclusion_outlasts_every_fault(desk: Desk) -> None:
     desk.play("prepare", "turn/1", "call/1.0", "turn/2")
 
     for fault in (BadInput("no"), BUG, BUG, BUG, BUG, REFUSED_KEY):
         assert _fails(desk, "conclude", fault) == "retry"
         desk.clock.advance(policy.LONGEST_GRACE_MS)
 
+    desk.play("conclude")
+
+
+def test_a_conclusion_that_fails_for_minutes_is_asked_for_the_least(desk: Desk) -> None:
+    given_up: list[str] = []
+
+    def fails(command: Command, step: Step) -> Event:
+        given_up.append(step.given_up)
+        raise BUG
+
+    desk.play("prepare", "turn/1", "call/1.0", "turn/2")
+    desk.then(*[fails] * (CONCLUDE_TRIES + 1))
+    for _ in range(CONCLUDE_TRIES + 1):
+        assert desk.work("conclude").status == "retry"
+        desk.clock.advance(policy.LONGEST_GRACE_MS)
+
+    assert given_up == ["", *[""] * (CONCLUDE_TRIES - 1), f"it failed {CONCLUDE_TRIES} times"]
+    desk.play("conclude")
+
+
+def test_an_outage_never_makes_a_conclusion_poorer(desk: Desk) -> None:
+    desk.play("prepare", "turn/1", "call/1.0", "turn/2")
+    for _ in range(3 * CONCLUDE_TRIES):
+        _fails(desk, "conclude", Unavailable("S3 is away"))
+        desk.clock.advance(policy.LONGEST_GRACE_MS)
+
+    def whole(command: Command, step: Step) -> Event:
+        assert step.given_up == ""
+        return usual(command, step)
+
+    desk.then(whole)
     desk.play("conclude")
 
 
