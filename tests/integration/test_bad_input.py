@@ -403,6 +403,7 @@ def test_a_bad_request_under_the_id_of_a_session_changes_nothing(
     yard: Yard, producer: Celery
 ) -> None:
     session_id = yard.session("default", "twice", limits={"max_turns": 1})
+    _until("the session", lambda: yard.harness.system.journal.labels(session_id))
 
     _send(producer, {"bundle": "nonsense"}, session_id)
     first = yard.harness.wait(session_id)

@@ -104,14 +104,18 @@ class SeaweedServer(Child):
         return bucket == HTTPStatus.OK and self._probe.succeeds()
 
     def move(self) -> bool:
-        """Take other free ports."""
+        """Take other free ports; the sockets of the ones it leaves go too."""
+        self._remove_stray_sockets()
         self._ports = None
         return True
 
     def kill(self) -> None:
         """End it, and remove the sockets it would leave in /tmp."""
         super().kill()
-        for path in self._stray_sockets:
+        self._remove_stray_sockets()
+
+    def _remove_stray_sockets(self) -> None:
+        for path in self.stray_sockets:
             path.unlink(missing_ok=True)
 
     @property
@@ -159,8 +163,8 @@ class SeaweedServer(Child):
                 yield f"-{part}.localSocket={path}"
 
     @property
-    def _stray_sockets(self) -> Iterator[Path]:
-        """Where SeaweedFS puts its sockets; there is no flag for these."""
+    def stray_sockets(self) -> Iterator[Path]:
+        """Where SeaweedFS puts its sockets, whatever TMPDIR says; there is no flag for these."""
         for part, port in ({} if self._ports is None else self._ports._asdict()).items():
             yield Path(f"/tmp/seaweedfs-{part}-grpc-{port + _GRPC}.sock")  # noqa: S108 - theirs
             yield Path(f"/tmp/seaweedfs-{part}-{port}.sock")  # noqa: S108 - theirs

@@ -84,7 +84,8 @@ def check_diagnosis(argv: list[str]) -> None:
             break
         name, *argv = argv
         command = command.commands[name]
-    command.make_context("diagnosis", argv)
+    # With the group's settings: click keeps a command's first help option for good.
+    command.make_context("diagnosis", argv, parent=click.Context(cli, **cli.context_settings))
 
 
 def check_make(argv: list[str]) -> None:
