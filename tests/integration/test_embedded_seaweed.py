@@ -11,6 +11,7 @@ from worker.embedded.seaweed import SeaweedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from types_boto3_s3 import S3Client
 
