@@ -257,6 +257,7 @@ class PaidTeacher:
         try:
             reply = self._teacher.send(
                 call.request,
+                on_answer=lambda request_id: self._answered(call, request_id),
                 on_start=lambda started: self._narrow(call, started),
                 stopped=self._kept_alive(call, stopped),
             )
@@ -270,6 +271,12 @@ class PaidTeacher:
                 self._ledger.charge_unknown(call.reservation_id, type(exc).__name__)
             raise
         return reply
+
+    def _answered(self, call: _Call, request_id: str) -> None:
+        """Note the provider's id of the request, by which it can be asked about the outcome."""
+        if request_id:
+            with suppress(Unavailable):
+                self._ledger.narrow(call.reservation_id, call.bound_nusd, request_id)
 
     def _narrow(self, call: _Call, started: Usage) -> None:
         """Lower the hold to what the exact prompt leaves possible."""

@@ -449,8 +449,12 @@ class Ledger(Protocol):
         """
         ...
 
-    def narrow(self, reservation_id: str, amount_nusd: int) -> None:
-        """Lower the hold to a better bound; a higher one is ignored."""
+    def narrow(self, reservation_id: str, amount_nusd: int, request_id: str = "") -> None:
+        """Lower the hold to a better bound, a higher one is ignored; note the request's id, if any.
+
+        Both only while the reservation is open. `request_id` is the provider's: whatever becomes of
+        the call, and of the process that makes it, the provider can be asked about it.
+        """
         ...
 
     def extend(self, reservation_id: str, deadline_ms: int) -> bool:
@@ -478,7 +482,10 @@ class Ledger(Protocol):
         ...
 
     def charge_unknown(self, reservation_id: str, why: str, request_id: str = "") -> None:
-        """Charge a sent reservation at its bound now: its outcome is unknown. Idempotent."""
+        """Charge a sent reservation at its bound now: its outcome is unknown. Idempotent.
+
+        Without a `request_id`, the one that was noted before stays.
+        """
         ...
 
     def restore(self, entry: Entry, *, deadline_ms: int) -> bool:
@@ -573,12 +580,14 @@ class Teacher(Protocol):
         self,
         request: TeacherRequest,
         *,
+        on_answer: Callable[[str], None],
         on_start: Callable[[Usage], None],
         stopped: Callable[[], bool],
     ) -> TeacherReply:
         """Send the request and return the whole reply.
 
-        `on_start` is called once the exact prompt usage is known. `stopped` is asked while the
+        `on_answer` is told the provider's request id as soon as the head of its response is there,
+        `on_start` the exact usage of the prompt once that is known. `stopped` is asked while the
         reply streams; True ends the call with an unknown outcome.
 
         Raises:

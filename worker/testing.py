@@ -153,10 +153,11 @@ class ScriptedTeacher:
         self,
         request: TeacherRequest,
         *,
+        on_answer: Callable[[str], None],
         on_start: Callable[[Usage], None],
         stopped: Callable[[], bool],
     ) -> TeacherReply:
-        """Return the script's next reply; `on_start` hears its prompt's usage first.
+        """Return the script's next reply; what wants to hear of its beginning hears that first.
 
         Raises:
             TeacherFault: The script says so, or `stopped` does.
@@ -166,6 +167,7 @@ class ScriptedTeacher:
         if isinstance(line, TeacherFault):
             raise line
         reply = line if isinstance(line, TeacherReply) else line(request)
+        on_answer(reply.request_id)
         if not reply.unbilled:
             on_start(_prompt_of(reply.usage))
         if stopped():

@@ -60,6 +60,7 @@ class Provider:
         self,
         request: TeacherRequest,
         *,
+        on_answer: Callable[[str], None],
         on_start: Callable[[Usage], None],
         stopped: Callable[[], bool],
     ) -> TeacherReply:
@@ -74,28 +75,34 @@ class Provider:
         usage = _usage(request)
         price = price_of(request.model)
         prompt = Usage(input_tokens=usage.input_tokens)
+        name = self._named(request)
         self._bill.requests += 1
         self._bill.billed_nusd += cost_nusd(price, prompt)
         try:
+            on_answer(f"req_{name}")
             on_start(prompt)
             for _ in range(_QUESTIONS):
                 stopped()
                 self._elapse(CALL_MS // _QUESTIONS)
         finally:
             self._bill.billed_nusd += cost_nusd(price, usage) - cost_nusd(price, prompt)
-        return self._reply(request, said, usage)
+        return self._reply(request, said, usage, name)
 
-    def _reply(self, request: TeacherRequest, said: Said, usage: Usage) -> TeacherReply:
+    def _named(self, request: TeacherRequest) -> str:
+        """Return a name for a request that was made now."""
         words = json.dumps([request.model, request.system, request.messages], default=str)
         name = hashlib.sha256(words.encode()).hexdigest()[:8]
         self._made[name] += 1
+        return f"{name}_{self._made[name]}"
+
+    def _reply(self, request: TeacherRequest, said: Said, usage: Usage, name: str) -> TeacherReply:
         return TeacherReply(
             content=said.content,
             stop_reason=said.stop_reason,
             usage=usage,
             model=request.model,
-            message_id=f"msg_{name}_{self._made[name]}",
-            request_id=f"req_{name}_{self._made[name]}",
+            message_id=f"msg_{name}",
+            request_id=f"req_{name}",
             latency_ms=CALL_MS,
         )
 

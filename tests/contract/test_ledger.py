@@ -561,6 +561,35 @@ def test_what_has_ended_is_not_narrowed(ledger: AnyLedger, state: EntryState) ->
     assert money(ledger) == before
 
 
+def test_the_provider_s_id_is_there_before_the_outcome_and_stays_where_that_is_unknown(
+    ledger: AnyLedger,
+) -> None:
+    reserve_and_send(ledger, "a", 300)
+
+    ledger.narrow("a", 300, "req_1")
+    ledger.narrow("a", 200)
+
+    entry = only_entry(ledger)
+    assert (entry.state, entry.amount_nusd, entry.request_id) == (EntryState.SENT, 200, "req_1")
+    ledger.charge_unknown("a", "the process was stopped")
+    assert only_entry(ledger).request_id == "req_1"
+
+
+def test_a_call_whose_process_died_after_the_answer_began_is_charged_with_its_id(
+    ledger: AnyLedger,
+) -> None:
+    reserve(ledger, "a", 300, deadline_ms=AT_ONCE_MS)
+    ledger.sent("a")
+    ledger.narrow("a", 300, "req_1")
+
+    assert ledger.expire_overdue(limit=10) == 1
+
+    entry = only_entry(ledger)
+    assert (entry.state, entry.request_id) == (EntryState.EXPIRED, "req_1")
+    ledger.narrow("a", 1, "req_2")
+    assert only_entry(ledger).request_id == "req_1"
+
+
 def test_a_void_hold_costs_nothing(ledger: AnyLedger) -> None:
     reserve(ledger, "held", 300)
     reserve_and_send(ledger, "sent", 300)

@@ -68,6 +68,7 @@ class BillingTeacher:
         self,
         request: TeacherRequest,
         *,
+        on_answer: Callable[[str], None],
         on_start: Callable[[Usage], None],
         stopped: Callable[[], bool],
     ) -> TeacherReply:

@@ -239,10 +239,13 @@ def send(
     teacher: AnthropicTeacher,
     wanted: TeacherRequest | None = None,
     *,
+    on_answer: Callable[[str], None] = lambda _: None,
     on_start: Callable[[Usage], None] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> TeacherReply:
-    return teacher.send(wanted or request(), on_start=on_start, stopped=stopped)
+    return teacher.send(
+        wanted or request(), on_answer=on_answer, on_start=on_start, stopped=stopped
+    )
 
 
 # ------------------------------------------------------------------------------------ a whole reply
@@ -634,6 +637,23 @@ def test_a_call_that_is_stopped_before_it_began_is_not_sent() -> None:
 
     assert len(server.seen) == 1
     assert caught.value.billing == "unbilled"
+
+
+def test_the_id_of_the_request_is_told_before_anything_of_the_reply_is_there() -> None:
+    told: list[str] = []
+
+    def tell(request_id: str) -> None:
+        told.append(request_id)
+        raise Unavailable("that will do")
+
+    with (
+        scripted([CHUNKED, Wait()]) as server,
+        opened(server.url) as teacher,
+        pytest.raises(Unavailable, match="that will do"),
+    ):
+        send(teacher, on_answer=tell)
+
+    assert told == ["req_1"]
 
 
 def test_what_on_start_raises_ends_the_call_and_comes_out() -> None:

@@ -117,12 +117,13 @@ class Asked:
         self,
         request: TeacherRequest,
         *,
+        on_answer: Callable[[str], None],
         on_start: Callable[[Usage], None],
         stopped: Callable[[], bool],
     ) -> TeacherReply:
         self.purposes[purpose_of(request)] += 1
         self.asked(purpose_of(request))
-        return self.provider.send(request, on_start=on_start, stopped=stopped)
+        return self.provider.send(request, on_answer=on_answer, on_start=on_start, stopped=stopped)
 
 
 @dataclass

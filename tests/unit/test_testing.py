@@ -40,7 +40,14 @@ def ports() -> tuple[Clock, Hints, Teacher, Student]:
 
 def send(teacher: ScriptedTeacher, *, stopped: bool = False) -> tuple[TeacherReply, list[Usage]]:
     started: list[Usage] = []
-    reply = teacher.send(REQUEST, on_start=started.append, stopped=lambda: stopped)
+    answered: list[str] = []
+    reply = teacher.send(
+        REQUEST,
+        on_answer=answered.append,
+        on_start=started.append,
+        stopped=lambda: stopped,
+    )
+    assert answered == [reply.request_id]
     return reply, started
 
 

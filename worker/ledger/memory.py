@@ -306,11 +306,14 @@ class MemoryLedger:
         reservation.state = EntryState.SENT
 
     @_atomic
-    def narrow(self, reservation_id: str, amount_nusd: int) -> None:
-        """Lower the hold to a better bound; a higher one is ignored."""
+    def narrow(self, reservation_id: str, amount_nusd: int, request_id: str = "") -> None:
+        """Lower the hold to a better bound, a higher one is ignored; note the request's id, if any."""
         valid_amount(amount_nusd)
         reservation = self._books.reservations.get(valid_reservation_id(reservation_id))
-        if reservation is None or not reservation.is_open or amount_nusd >= reservation.amount:
+        if reservation is None or not reservation.is_open:
+            return
+        reservation.request_id = request_id or reservation.request_id
+        if amount_nusd >= reservation.amount:
             return
         self._add(reservation.scopes, held=amount_nusd - reservation.amount)
         reservation.amount = amount_nusd
@@ -393,7 +396,7 @@ class MemoryLedger:
         reservation = self._recorded(reservation_id)
         if reservation.is_open:
             self._charge_bound(reservation, why)
-            reservation.request_id = request_id
+            reservation.request_id = request_id or reservation.request_id
 
     @_atomic
     def restore(self, entry: Entry, *, deadline_ms: int) -> bool:

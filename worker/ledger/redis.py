@@ -205,9 +205,11 @@ class RedisLedger:
             case _:
                 raise AssertionError(reply)
 
-    def narrow(self, reservation_id: str, amount_nusd: int) -> None:
-        """Lower the hold to a better bound; a higher one is ignored."""
-        self._run("narrow", valid_reservation_id(reservation_id), valid_amount(amount_nusd))
+    def narrow(self, reservation_id: str, amount_nusd: int, request_id: str = "") -> None:
+        """Lower the hold to a better bound, a higher one is ignored; note the request's id, if any."""
+        self._run(
+            "narrow", valid_reservation_id(reservation_id), valid_amount(amount_nusd), request_id
+        )
 
     def extend(self, reservation_id: str, deadline_ms: int) -> bool:
         """Move the deadline to `deadline_ms` from now; False where it is no longer open."""

@@ -91,13 +91,14 @@ class AnthropicTeacher:
         self,
         request: TeacherRequest,
         *,
+        on_answer: Callable[[str], None],
         on_start: Callable[[Usage], None],
         stopped: Callable[[], bool],
     ) -> TeacherReply:
         """Send the request and return the whole reply.
 
-        `on_start` is called when the prompt's usage is known, before any output; what it raises
-        ends the call and comes out here. `stopped` is asked at every event and four times a second;
+        `on_answer` is called when the head of the response is there, `on_start` when the prompt's
+        usage is known, before any output; what they raise ends the call and comes out here. `stopped` is asked at every event and four times a second;
         it must not raise.
 
         Raises:
@@ -112,6 +113,7 @@ class AnthropicTeacher:
             try:
                 watch.check()
                 with self._post(request, watch) as stream:
+                    on_answer(_request_id(stream))
                     return self._read(stream, request, watch, on_start)
             except errors as exc:
                 self._fail(exc, watch)
@@ -160,7 +162,7 @@ class AnthropicTeacher:
             if assembly.done:
                 latency_ms = watch.elapsed_ms
                 _drain(events, watch)
-                return _reply(assembly, response.headers.get("request-id", ""), latency_ms)
+                return _reply(assembly, _request_id(stream), latency_ms)
         raise Ended(What.CUT, "the stream ended before the message did")
 
     def _http_client(self, base_url: str) -> httpx2.Client:
@@ -332,6 +334,10 @@ def _reply(assembly: Assembly, request_id: str, latency_ms: int) -> TeacherReply
         latency_ms=latency_ms,
         unbilled=refused and not content and usage.output_tokens == 0,
     )
+
+
+def _request_id(stream: Stream[object]) -> str:
+    return stream.response.headers.get("request-id", "")
 
 
 def _drain(events: Iterator[object], watch: Watch) -> None:

@@ -25,7 +25,9 @@ def verdict(score: float, reasoning: str = "r") -> TeacherReply:
 
 
 def calling(teacher: ScriptedTeacher) -> Callable[[TeacherRequest], TeacherReply]:
-    return lambda request: teacher.send(request, on_start=lambda _: None, stopped=lambda: False)
+    return lambda request: teacher.send(
+        request, on_answer=lambda _: None, on_start=lambda _: None, stopped=lambda: False
+    )
 
 
 def test_a_verdict_costs_one_call() -> None:

@@ -179,10 +179,10 @@ class LedgerMachine(RuleBasedStateMachine):
             self.sends[rid] += 1
             self.billed[rid] = int(self.books.entries[rid].amount_nusd * part)
 
-    @rule(rid=made, amount=AMOUNTS)
-    def narrow(self, rid: str, amount: int) -> None:
+    @rule(rid=made, amount=AMOUNTS, request_id=st.sampled_from(("", "req_1", "req_2")))
+    def narrow(self, rid: str, amount: int, request_id: str) -> None:
         bound = max(amount, self.billed.get(rid, 0))
-        self.tell(lambda ledger: ledger.narrow(rid, bound))
+        self.tell(lambda ledger: ledger.narrow(rid, bound, request_id))
 
     @rule(rid=made, deadline_ms=DEADLINES)
     def extend(self, rid: str, deadline_ms: int) -> None:
@@ -212,9 +212,9 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.billed.get(rid, 0) == 0:
             self.tell(lambda ledger: ledger.void(rid, "429"))
 
-    @rule(rid=made)
-    def charge_unknown(self, rid: str) -> None:
-        self.tell(lambda ledger: ledger.charge_unknown(rid, "time-out", "req"))
+    @rule(rid=made, request_id=st.sampled_from(("", "req")))
+    def charge_unknown(self, rid: str, request_id: str) -> None:
+        self.tell(lambda ledger: ledger.charge_unknown(rid, "time-out", request_id))
 
     @precondition(lambda self: self.books.entries)
     @rule()

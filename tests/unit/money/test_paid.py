@@ -82,10 +82,12 @@ class OneCallTeacher:
         self,
         request: TeacherRequest,
         *,
+        on_answer: Callable[[str], None],
         on_start: Callable[[Usage], None],
         stopped: Callable[[], bool],
     ) -> TeacherReply:
         self.requests.append(request)
+        on_answer("req_1")
         if self._started is not None:
             on_start(self._started)
         for _ in range(self._questions):
@@ -229,6 +231,27 @@ def test_the_bound_is_held_before_anything_is_sent(ledger: SilentLedger) -> None
     assert seen == [(EntryState.SENT, BOUND, BOUND)]
 
 
+def test_the_provider_s_id_is_in_the_ledger_while_the_call_is_under_way(
+    ledger: SilentLedger,
+) -> None:
+    seen: list[tuple[EntryState, str]] = []
+
+    def look() -> None:
+        seen.append((ledger.only_entry.state, ledger.only_entry.request_id))
+
+    call(ledger, OneCallTeacher(meanwhile=look))
+
+    assert seen == [(EntryState.SENT, "req_1")]
+
+
+def test_a_ledger_that_is_away_when_the_answer_begins_ends_no_call(ledger: SilentLedger) -> None:
+    ledger.silent["narrow"] = 2
+
+    call(ledger, OneCallTeacher(started=STARTED))
+
+    assert ledger.only_entry.state is EntryState.SETTLED
+
+
 def test_the_hold_shrinks_once_the_exact_prompt_is_known(ledger: SilentLedger) -> None:
     seen: list[int] = []
 
@@ -315,7 +338,8 @@ def test_whatever_else_ends_a_call_is_charged_at_its_bound(
         call(ledger, OneCallTeacher(error))
 
     assert ledger.session.posted_nusd == BOUND
-    assert ledger.only_entry.why == type(error).__name__
+    entry = ledger.only_entry
+    assert (entry.why, entry.request_id) == (type(error).__name__, "req_1")
 
 
 def test_a_call_that_is_stopped_is_charged_at_its_bound(ledger: SilentLedger) -> None:
@@ -648,6 +672,7 @@ class BillingTeacher:
         self,
         request: TeacherRequest,
         *,
+        on_answer: Callable[[str], None],
         on_start: Callable[[Usage], None],
         stopped: Callable[[], bool],
     ) -> TeacherReply:

@@ -4,5 +4,5 @@ local state, amt, names = standing(ARGV[1])
 if not state then return -1 end
 if not is_open(state) then return 0 end
 charge_bound(ARGV[1], state, amt, names, ARGV[2], ARGV[4])
-redis.call('HSET', reservation_key(ARGV[1]), 'request_id', ARGV[3])
+if ARGV[3] ~= '' then redis.call('HSET', reservation_key(ARGV[1]), 'request_id', ARGV[3]) end
 return 1
