@@ -6,7 +6,7 @@ or real, passes the same contract suite (`tests/contract`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -45,6 +45,8 @@ __all__ = [
     "Teacher",
     "TeacherReply",
     "TeacherRequest",
+    "Transition",
+    "TransitionLog",
     "Verdict",
 ]
 
@@ -346,7 +348,10 @@ class Hints(Protocol):
 
 
 class EntryState(StrEnum):
-    """Where a reservation stands: `held` -> `sent` -> `settled` | `expired`, or `void`."""
+    """Where a reservation stands: `held` -> `sent` -> `settled` | `expired`, or `void`.
+
+    An `expired` one may still become `settled`, `void` or `refunded`, as the truth turns out.
+    """
 
     HELD = "held"
     SENT = "sent"
@@ -354,6 +359,8 @@ class EntryState(StrEnum):
     #: The outcome is unknown: charged at its bound.
     EXPIRED = "expired"
     VOID = "void"
+    #: It was `expired`, and the provider's own figures show that it was not billed.
+    REFUNDED = "refunded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,8 +402,50 @@ class Entry:
     usage: Usage | None = None
     request_id: str = ""
     message_id: str = ""
-    #: Why it was voided or expired; empty otherwise.
+    #: Why it was voided, expired or refunded; empty otherwise.
     why: str = ""
+    #: When it was settled, charged at its bound or given back; 0 for not yet, or not known. For
+    #: reports only, so two ledgers that say the same may say it at different times.
+    ended_ms: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """One change of the ledger, as its script wrote it down."""
+
+    #: Grows with every transition: milliseconds, a dash, a number.
+    transition_id: str
+    fields: Mapping[str, str]
+
+
+class TransitionLog(Protocol):
+    """The ledger's transitions that are not archived yet.
+
+    All raise `Unavailable` when the server does not answer.
+    """
+
+    def unarchived(self) -> int:
+        """Return how many transitions wait for the archive."""
+        ...
+
+    def next_part(self, *, most: int, age_ms: int) -> tuple[str, str] | None:
+        """Return (first id, last id) of what is to be archived next; None where nothing is yet.
+
+        Everybody is told the same until `forget_part` was said.
+
+        Args:
+            most: So many transitions make a part.
+            age_ms: With fewer, the first of them waits this long.
+        """
+        ...
+
+    def transitions(self, first: str, last: str) -> tuple[Transition, ...]:
+        """Return the transitions from one id to another, both included."""
+        ...
+
+    def forget_part(self, last: str) -> None:
+        """Drop the transitions of the part that ends with `last`: they are archived."""
+        ...
 
 
 class Ledger(Protocol):
@@ -438,6 +487,7 @@ class Ledger(Protocol):
 
         Raises:
             BudgetDenied: Some scope has no room, is frozen or closed, or has no account.
+            Unavailable: Too many transitions wait for the archive; or the server did not answer.
         """
         ...
 
@@ -478,7 +528,18 @@ class Ledger(Protocol):
         ...
 
     def void(self, reservation_id: str, why: str) -> None:
-        """Free a hold whose request was proven not billed. Idempotent."""
+        """Free a hold whose request was proven not billed. Idempotent.
+
+        A hold that an open call had taken the place of (the closing hold) stands again: whole where
+        there is room, and at least as far as what the call held.
+        """
+        ...
+
+    def refund(self, reservation_id: str, why: str) -> bool:
+        """Give back what was charged for an unknown outcome; False where it was not charged so.
+
+        Idempotent: said twice, it answers the same.
+        """
         ...
 
     def charge_unknown(self, reservation_id: str, why: str, request_id: str = "") -> None:

@@ -171,6 +171,8 @@ def _fate(entry: Entry) -> str:
             return f"outcome unknown ({entry.why}), charged at its bound of {bound}"
         case EntryState.VOID:
             return f"{bound} given back: {entry.why}"
+        case EntryState.REFUNDED:
+            return f"outcome was unknown, {bound} refunded: {entry.why}"
     assert_never(entry.state)
 
 

@@ -425,6 +425,109 @@ def test_a_second_attempt_takes_over_from_the_first_that_replaced_the_hold(
         ledger.sent("first")
 
 
+@pytest.mark.parametrize("sent", [False, True])
+@pytest.mark.parametrize("amount", [200, 250, 100])
+def test_a_call_that_came_to_nothing_leaves_its_place_to_the_hold_again(
+    ledger: AnyLedger, amount: int, *, sent: bool
+) -> None:
+    reserve(ledger, "closing", 200)
+    reserve(ledger, "call", amount, replaces="closing")
+    if sent:
+        ledger.sent("call")
+
+    ledger.void("call", "429")
+    ledger.void("call", "429")
+
+    closing, call = ledger.entries("s")
+    assert (closing.state, closing.amount_nusd, closing.why) == (EntryState.HELD, 200, "")
+    assert call.state is EntryState.VOID
+    assert [money(ledger, scope) for scope in SCOPES] == [(0, 200, 0)] * 4
+
+
+def test_nobody_takes_the_closing_money_between_two_tries(ledger: AnyLedger) -> None:
+    ledger.open_account("session:other", 1000)
+    ledger.set_cap("campaign:c", 200)
+    reserve(ledger, "closing", 200)
+    reserve(ledger, "first", 200, replaces="closing")
+
+    ledger.void("first", "429")
+    with pytest.raises(BudgetDenied):
+        reserve(ledger, "greedy", 1, ("fleet", "tenant:t", "campaign:c", "session:other"))
+
+    reserve(ledger, "second", 200, replaces="closing")
+    ledger.sent("second")
+    ledger.settle("second", 150, usage=Usage())
+    assert money(ledger, "campaign:c") == (150, 0, 0)
+
+
+def test_a_hold_that_no_longer_fits_whole_keeps_what_the_call_held(ledger: AnyLedger) -> None:
+    reserve(ledger, "closing", 600)
+    reserve(ledger, "small", 400, replaces="closing")
+    reserve(ledger, "other", 500)
+
+    ledger.void("small", "429")
+
+    assert ledger.entries("s")[0].amount_nusd == 500
+    assert money(ledger) == (0, 1000, 0)
+
+
+def test_a_lowered_cap_takes_no_closing_money_away(ledger: AnyLedger) -> None:
+    reserve(ledger, "closing", 600)
+    reserve(ledger, "call", 400, replaces="closing")
+    ledger.set_cap("session:s", 10)
+
+    ledger.void("call", "429")
+
+    assert money(ledger) == (0, 400, 0)
+
+
+def test_a_call_that_died_unsent_leaves_its_place_to_the_hold_again(ledger: AnyLedger) -> None:
+    reserve(ledger, "closing", 200)
+    reserve(ledger, "call", 300, replaces="closing", deadline_ms=AT_ONCE_MS)
+
+    ledger.expire_overdue(limit=10)
+
+    assert [entry.state for entry in ledger.entries("s")] == ["held", "void"]
+    assert money(ledger) == (0, 200, 0)
+
+
+def test_the_first_of_several_holds_stands_again(ledger: AnyLedger) -> None:
+    reserve(ledger, "closing", 200)
+    reserve(ledger, "first", 300, replaces="closing")
+    reserve(ledger, "second", 400, replaces="closing")
+
+    ledger.void("second", "429")
+
+    assert [entry.state for entry in ledger.entries("s")] == ["held", "void", "void"]
+    assert money(ledger) == (0, 200, 0)
+
+
+def test_a_hold_that_stands_again_ends_at_its_own_deadline(ledger: AnyLedger) -> None:
+    reserve(ledger, "closing", 200, deadline_ms=AT_ONCE_MS)
+    reserve(ledger, "call", 200, replaces="closing")
+    ledger.void("call", "429")
+
+    assert ledger.expire_overdue(limit=10) == 1
+    assert money(ledger) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("end", ["settle", "charge_unknown", "void late"])
+def test_a_call_that_may_have_been_billed_leaves_no_hold(ledger: AnyLedger, end: str) -> None:
+    reserve(ledger, "closing", 200)
+    reserve(ledger, "call", 300, replaces="closing")
+    ledger.sent("call")
+
+    if end == "settle":
+        ledger.settle("call", 100, usage=Usage())
+    else:
+        ledger.charge_unknown("call", "time-out")
+    if end == "void late":
+        ledger.void("call", "the provider says so")
+
+    assert ledger.entries("s")[0].state is EntryState.VOID
+    assert money(ledger)[1] == 0
+
+
 # ------------------------------------------------------------------------------------- life of one
 
 
@@ -673,6 +776,61 @@ def test_nobody_is_charged_for_what_was_never_reserved(ledger: AnyLedger) -> Non
         ledger.charge_unknown("never-made", "time-out")
     ledger.narrow("never-made", 1)
     assert not ledger.extend("never-made", 1)
+
+
+# ----------------------------------------------------------------------------------------- refunds
+
+
+def test_what_is_proven_unbilled_is_refunded_once(ledger: AnyLedger) -> None:
+    in_state(ledger, "a", EntryState.EXPIRED)
+    ended_ms = only_entry(ledger).ended_ms
+
+    assert ledger.refund("a", "not in the export")
+    assert ledger.refund("a", "again")
+
+    assert [money(ledger, scope) for scope in SCOPES] == [(0, 0, 0)] * 4
+    entry = only_entry(ledger)
+    assert (entry.state, entry.actual_nusd, entry.amount_nusd) == (EntryState.REFUNDED, 0, 100)
+    assert (entry.why, entry.ended_ms) == ("not in the export", ended_ms)
+
+
+@pytest.mark.parametrize(
+    "state", [EntryState.HELD, EntryState.SENT, EntryState.SETTLED, EntryState.VOID]
+)
+def test_only_an_unknown_outcome_is_refunded(ledger: AnyLedger, state: EntryState) -> None:
+    in_state(ledger, "a", state)
+    before = money(ledger)
+
+    assert not ledger.refund("a", "not in the export")
+    assert not ledger.refund("never-made", "not in the export")
+
+    assert money(ledger) == before
+    assert only_entry(ledger).state is state
+
+
+def test_a_refund_ends_nothing_else(ledger: AnyLedger) -> None:
+    in_state(ledger, "a", EntryState.EXPIRED)
+    ledger.refund("a", "not in the export")
+
+    ledger.charge_unknown("a", "time-out")
+    ledger.void("a", "429")
+    ledger.narrow("a", 1)
+    with pytest.raises(BudgetDenied):
+        ledger.sent("a")
+
+    assert only_entry(ledger).state is EntryState.REFUNDED
+    assert money(ledger) == (0, 0, 0)
+
+
+def test_a_bill_for_what_was_refunded_is_charged_as_a_breach(ledger: AnyLedger) -> None:
+    in_state(ledger, "a", EntryState.EXPIRED)
+    ledger.refund("a", "not in the export")
+
+    assert ledger.settle("a", 0, usage=Usage())
+    assert not ledger.settle("a", 30, usage=Usage())
+
+    account = the(ledger, "session:s")
+    assert (account.posted_nusd, account.breach_nusd, account.frozen) == (30, 30, True)
 
 
 # --------------------------------------------------------------------------------------- deadlines

@@ -37,16 +37,21 @@ KEYS = {
     "reservation": (
         "{P}:bud:r:<reservation>",
         "hash",
-        "state, amount, actual, over, what `reserve` was told, usage, ids, why, token, replaced_by",
+        "state, amount, actual, over, what `reserve` was told, usage, ids, why, token, ended_ms; of a "
+        "hold and the calls in its place: replaced_by, stands_for, deadline",
     ),
     "open": ("{P}:bud:open", "zset", "reservation that is held or sent -> its deadline in ms"),
     "session": ("{P}:bud:s:<session>", "list", "the session's reservations as they were made"),
     "names": ("{P}:bud:names", "set", "scopes of all accounts but the sessions'"),
-    "meta": ("{P}:bud:meta", "hash", "kill 0/1"),
+    "meta": (
+        "{P}:bud:meta",
+        "hash",
+        "kill 0/1; cut: the last transition of the part that is being archived",
+    ),
     "transitions": (
         "{P}:bud:j",
         "stream",
-        "what changed, the newest 100,000 or so: for looking at, no archive",
+        "every transition that is not archived yet, at most about 500,000",
     ),
 }
 

@@ -34,6 +34,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _OPEN = frozenset({EntryState.HELD, EntryState.SENT})
+_GIVEN_BACK = frozenset({EntryState.VOID, EntryState.REFUNDED})
 
 
 @dataclass(slots=True)
@@ -76,7 +77,10 @@ class _Reservation:
     request_id: str = ""
     message_id: str = ""
     why: str = ""
+    ended_ms: int = 0
     replaced_by: str = ""
+    #: The hold that this call took the place of, the first of several.
+    stands_for: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -98,6 +102,7 @@ class _Reservation:
             request_id=self.request_id,
             message_id=self.message_id,
             why=self.why,
+            ended_ms=self.ended_ms,
         )
 
 
@@ -251,21 +256,22 @@ class MemoryLedger:
         if standing is not None:
             _check_repeat(reservation_id, standing, wanted)
             return
-        old = self._hold_of(replaces)
+        name, old = self._hold_of(replaces)
         self._check_room(wanted, old)
         if old is not None:
             self._free_again(old, "replaced")
             old.replaced_by = reservation_id
+            wanted.stands_for = old.stands_for or name
         self._add(wanted.scopes, held=amount_nusd)
         self._books.reservations[reservation_id] = wanted
 
-    def _hold_of(self, name: str | None) -> _Reservation | None:
+    def _hold_of(self, name: str | None) -> tuple[str, _Reservation | None]:
         """Return the hold that stands in for `name`: itself, or the last that replaced it."""
         while name and (reservation := self._books.reservations.get(name)):
             if reservation.state is EntryState.HELD:
-                return reservation
+                return name, reservation
             name = reservation.replaced_by
-        return None
+        return "", None
 
     def _check_room(self, wanted: _Reservation, old: _Reservation | None) -> None:
         if self._books.killed:
@@ -350,7 +356,7 @@ class MemoryLedger:
         reservation = self._recorded(reservation_id)
         if reservation.state is EntryState.SETTLED:
             return reservation.over == 0
-        if reservation.state is EntryState.VOID and actual_nusd == 0:
+        if reservation.state in _GIVEN_BACK and actual_nusd == 0:
             return True
         self._post(reservation, actual_nusd)
         reservation.usage = usage
@@ -370,6 +376,7 @@ class MemoryLedger:
         reservation.state = EntryState.SETTLED
         reservation.actual = actual
         reservation.why = ""
+        reservation.ended_ms = self._clock.now_ms()
         reservation.over = max(actual - bound, 0)
         if reservation.over:
             self._breach(reservation)
@@ -381,10 +388,24 @@ class MemoryLedger:
 
     @_atomic
     def void(self, reservation_id: str, why: str) -> None:
-        """Free what was proven not billed: a hold, or what was charged as unknown."""
+        """Free what was proven not billed: a hold, or what was charged as unknown.
+
+        The hold that an open call took the place of stands again.
+        """
         reservation = self._books.reservations.get(valid_reservation_id(reservation_id))
         if reservation and (reservation.is_open or reservation.state is EntryState.EXPIRED):
-            self._free_again(reservation, why)
+            self._give_back(reservation, why)
+
+    @_atomic
+    def refund(self, reservation_id: str, why: str) -> bool:
+        """Give back what was charged for an unknown outcome; False where it was not charged so."""
+        reservation = self._books.reservations.get(valid_reservation_id(reservation_id))
+        if reservation is None or reservation.state is not EntryState.EXPIRED:
+            return reservation is not None and reservation.state is EntryState.REFUNDED
+        ended_ms = reservation.ended_ms
+        self._free_again(reservation, why)
+        reservation.state, reservation.ended_ms = EntryState.REFUNDED, ended_ms
+        return True
 
     @_atomic
     def charge_unknown(self, reservation_id: str, why: str, request_id: str = "") -> None:
@@ -444,6 +465,7 @@ class MemoryLedger:
             request_id=entry.request_id,
             message_id=entry.message_id,
             why=entry.why,
+            ended_ms=entry.ended_ms,
         )
 
     @_atomic
@@ -458,7 +480,7 @@ class MemoryLedger:
         for _, name in overdue:
             reservation = self._books.reservations[name]
             if reservation.state is EntryState.HELD:
-                self._free_again(reservation, "never sent")
+                self._give_back(reservation, "never sent")
             else:
                 self._charge_bound(reservation, "deadline")
         return len(overdue)
@@ -492,6 +514,28 @@ class MemoryLedger:
             account.posted += posted
             account.unknown += unknown
 
+    def _give_back(self, reservation: _Reservation, why: str) -> None:
+        """Give back what was not billed; the hold that an open call took the place of stands again."""
+        was_open = reservation.is_open
+        self._free_again(reservation, why)
+        hold = self._books.reservations.get(reservation.stands_for)
+        if was_open and hold is not None and hold.state is EntryState.VOID:
+            self._hold_again(hold, reservation)
+
+    def _hold_again(self, hold: _Reservation, call: _Reservation) -> None:
+        """Hold it whole where there is room, and at least as far as what the call held."""
+        rooms: list[int] = []
+        for scope in hold.scopes:
+            account = self._books.accounts[scope]
+            had = call.amount if scope in call.scopes else 0
+            rooms.append(max(account.cap - account.posted - account.held, had))
+        again = min(hold.amount, *rooms)
+        if again <= 0:
+            return
+        self._add(hold.scopes, held=again)
+        hold.state, hold.amount, hold.why, hold.replaced_by = EntryState.HELD, again, "", ""
+        hold.ended_ms = 0
+
     def _free_again(self, reservation: _Reservation, why: str) -> None:
         """Give a hold back, or what was charged for an unknown outcome."""
         amount = reservation.amount
@@ -502,6 +546,7 @@ class MemoryLedger:
         reservation.state = EntryState.VOID
         reservation.actual = 0
         reservation.why = why
+        reservation.ended_ms = self._clock.now_ms()
 
     def _charge_bound(self, reservation: _Reservation, why: str) -> None:
         amount = reservation.amount
@@ -509,6 +554,7 @@ class MemoryLedger:
         reservation.state = EntryState.EXPIRED
         reservation.actual = amount
         reservation.why = why
+        reservation.ended_ms = self._clock.now_ms()
 
 
 def _check_repeat(reservation_id: str, standing: _Reservation, wanted: _Reservation) -> None:

@@ -23,7 +23,7 @@ from worker.ledger.keys import (
     valid_scope,
     valid_scopes,
 )
-from worker.ports import Account, Entry, EntryState
+from worker.ports import Account, Entry, EntryState, Transition
 from worker.redis_connection import Script, translated
 
 if TYPE_CHECKING:
@@ -42,10 +42,13 @@ _OPERATIONS = (
     "entries",
     "expire_overdue",
     "extend",
+    "forget_part",
     "kill",
     "mark",
     "narrow",
+    "next_part",
     "open_account",
+    "refund",
     "reserve",
     "restore",
     "sent",
@@ -161,6 +164,7 @@ class RedisLedger:
             BudgetDenied: Some scope has no room, is frozen or closed, or has no account; or the id
                 was used: its request went out, or it was given up.
             BadInput: Another reservation is held under this id.
+            Unavailable: Too many transitions wait for the archive; or the server did not answer.
         """
         reply = self._run(
             "reserve",
@@ -182,6 +186,8 @@ class RedisLedger:
                 raise refusals.other_amount(reservation_id)
             case ["used", state, scope]:
                 raise refusals.used(reservation_id, scope, state)
+            case ["behind", count]:
+                raise refusals.unarchived(int(count))
             case [why, scope, free]:
                 raise refusals.denied(why, scope, amount_nusd=amount_nusd, free_nusd=int(free))
             case _:
@@ -248,8 +254,15 @@ class RedisLedger:
         return over == "0"
 
     def void(self, reservation_id: str, why: str) -> None:
-        """Free what was proven not billed: a hold, or what was charged as unknown."""
+        """Free what was proven not billed: a hold, or what was charged as unknown.
+
+        The hold that an open call took the place of stands again.
+        """
         self._run("void", valid_reservation_id(reservation_id), why, self._keep_ms)
+
+    def refund(self, reservation_id: str, why: str) -> bool:
+        """Give back what was charged for an unknown outcome; False where it was not charged so."""
+        return bool(self._run("refund", valid_reservation_id(reservation_id), why, self._keep_ms))
 
     def charge_unknown(self, reservation_id: str, why: str, request_id: str = "") -> None:
         """Charge an open reservation at its bound now: its outcome is unknown.
@@ -289,6 +302,7 @@ class RedisLedger:
             entry.step_id,
             entry.price_version,
             entry.created_ms,
+            entry.ended_ms,
             valid_amount(deadline_ms),
             self._keep_ms,
             *valid_scopes(entry.scopes),
@@ -305,6 +319,33 @@ class RedisLedger:
         """Return a session's reservations in the order in which they were made."""
         session_scope(session_id)
         return tuple(_entry(row) for row in self._run("entries", session_id))
+
+    # ---------------------------------------------------------------------------- transitions
+
+    def unarchived(self) -> int:
+        """Return how many transitions wait for the archive."""
+        with translated("counting the transitions"):
+            return int(cast("int", self._client.xlen(f"{self._prefix}j")))
+
+    def next_part(self, *, most: int, age_ms: int) -> tuple[str, str] | None:
+        """Return (first id, last id) of what is to be archived next; None where nothing is yet.
+
+        Args:
+            most: So many transitions make a part.
+            age_ms: With fewer, the first of them waits this long.
+        """
+        found = self._run("next_part", most, age_ms)
+        return (found[0], found[1]) if found else None
+
+    def transitions(self, first: str, last: str) -> tuple[Transition, ...]:
+        """Return the transitions from one id to another, both included."""
+        with translated("reading the transitions"):
+            rows: Any = self._client.xrange(f"{self._prefix}j", first, last)
+        return tuple(Transition(transition_id=name, fields=fields) for name, fields in rows)
+
+    def forget_part(self, last: str) -> None:
+        """Drop the transitions of the part that ends with `last`: they are archived."""
+        self._run("forget_part", last)
 
 
 def _account(scope: str, row: Sequence[Any]) -> Account | None:
@@ -340,4 +381,5 @@ def _entry(row: Sequence[str]) -> Entry:
         request_id=fields.get("request_id", ""),
         message_id=fields.get("message_id", ""),
         why=fields.get("why", ""),
+        ended_ms=int(fields.get("ended_ms", 0)),
     )

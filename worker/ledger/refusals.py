@@ -6,9 +6,17 @@ Rule: a refusal names the account, what it had left and what to do about it.
 from __future__ import annotations
 
 from worker.core.prices import usd
-from worker.errors import BadInput, BudgetDenied
+from worker.errors import BadInput, BudgetDenied, Unavailable
 
-__all__ = ["denied", "no_account", "no_reservation", "not_ended", "other_amount", "used"]
+__all__ = [
+    "denied",
+    "no_account",
+    "no_reservation",
+    "not_ended",
+    "other_amount",
+    "unarchived",
+    "used",
+]
 
 _MEANING = {
     "cap": "has too little left: make a smaller call, or raise its cap (`diagnosis budget set`)",
@@ -65,6 +73,15 @@ def not_ended(reservation_id: str) -> BadInput:
         f"the reservation {reservation_id!r} was sent and has no outcome: restore it as expired, "
         "charged at its bound",
         reservation_id=reservation_id,
+    )
+
+
+def unarchived(count: int) -> Unavailable:
+    """Return the refusal of new holds while the stream of transitions may not grow any further."""
+    return Unavailable(
+        f"{count} transitions of the ledger wait to be archived, and none is dropped before: no new "
+        "call is paid for until the object store takes them again (`diagnosis doctor`)",
+        unarchived=count,
     )
 
 

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from tests.unit.money.transitions import Retold
 from worker.core.values import Usage
 from worker.errors import DiagnosisError
 from worker.ledger.memory import MemoryLedger
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from worker.core.values import CallKind
     from worker.ledger.redis import RedisLedger
+    from worker.ports import Transition
 
 __all__ = ["LedgerMachine"]
 
@@ -93,6 +95,8 @@ class LedgerMachine(RuleBasedStateMachine):
         #: How often somebody was told to go ahead and send.
         self.sends: Counter[str] = Counter()
         self.administered = 0
+        #: What left the stream of transitions.
+        self.archived: list[Transition] = []
 
     # ---------------------------------------------------------------------------------- doing
 
@@ -216,6 +220,22 @@ class LedgerMachine(RuleBasedStateMachine):
     def charge_unknown(self, rid: str, request_id: str) -> None:
         self.tell(lambda ledger: ledger.charge_unknown(rid, "time-out", request_id))
 
+    @rule(rid=made)
+    def refund_what_was_not_billed(self, rid: str) -> None:
+        if self.billed.get(rid, 0) == 0:
+            self.tell(lambda ledger: ledger.refund(rid, "not in the export"))
+
+    @precondition(lambda self: self.second is not None)
+    @rule(most=st.integers(1, 20))
+    def archive_a_part(self, most: int) -> None:
+        """Take the oldest transitions out of the stream, as whoever archives them does."""
+        assert self.second is not None
+        part = self.second.next_part(most=most, age_ms=0)
+        if part is not None:
+            assert self.second.next_part(most=most + 7, age_ms=0) == part
+            self.archived.extend(self.second.transitions(*part))
+            self.second.forget_part(part[1])
+
     @precondition(lambda self: self.books.entries)
     @rule()
     def expire(self) -> None:
@@ -257,6 +277,18 @@ class LedgerMachine(RuleBasedStateMachine):
             self.check_account(account)
         self.check_sums()
         assert all(count == 1 for count in self.sends.values())  # I6
+
+    @invariant()
+    def the_transitions_tell_the_same(self) -> None:
+        """Archived or not, each once, and nothing but they is needed to know the accounts."""
+        if self.view is None or not self.books.accounts:
+            return
+        transitions = [*self.archived, *self.view.transitions("-", "+")]
+        retold = Retold()
+        retold.hear(transitions)
+        assert len({one.transition_id for one in transitions}) == len(transitions)
+        assert all(retold.shows(account) for account in self.books.accounts.values())
+        assert retold.killed == self.view.killed()
 
     def check_cap(self, account: Account, before: Account | None) -> None:
         """I1, where neither a lowered cap nor a breach left the account above its cap."""

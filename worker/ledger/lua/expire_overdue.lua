@@ -5,7 +5,7 @@ local overdue = redis.call('ZRANGEBYSCORE', OPEN, '-inf', int(now_ms()), 'LIMIT'
 for _, rid in ipairs(overdue) do
   local state, amt, names = standing(rid)
   if state == 'held' then
-    free_again(rid, state, amt, names, 'never sent', ARGV[2])
+    give_back(rid, state, amt, names, 'never sent', ARGV[2])
   elseif state == 'sent' then
     charge_bound(rid, state, amt, names, 'deadline', ARGV[2])
   else

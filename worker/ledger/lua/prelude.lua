@@ -5,8 +5,8 @@
 local P = KEYS[1]
 local OPEN, NAMES, META, LOG = P .. 'open', P .. 'names', P .. 'meta', P .. 'j'
 local MAX = 9007199254740991
--- The stream of transitions is cut to about this many, some 20 MB: for looking at, no archive.
-local LOG_LENGTH = 100000
+-- So many transitions may wait for the archive, some 100 MB; with more of them nothing new is held.
+local MOST_UNARCHIVED = 500000
 local FIELDS = {'cap', 'posted', 'held', 'unknown', 'breach', 'frozen', 'closed'}
 
 local function account_key(scope) return P .. 'a:' .. scope end
@@ -25,7 +25,7 @@ end
 local function session_of(scope) return string.match(scope, '^session:(.+)$') end
 local function each_scope(names) return string.gmatch(names, '%S+') end
 local function log(op, ...)
-  redis.call('XADD', LOG, 'MAXLEN', '~', LOG_LENGTH, '*', 'op', op, ...)
+  redis.call('XADD', LOG, '*', 'op', op, ...)
 end
 local function killed() return redis.call('HGET', META, 'kill') == '1' end
 local function fields_of(scope) return redis.call('HMGET', account_key(scope), unpack(FIELDS)) end
@@ -68,15 +68,44 @@ end
 -- Give a hold back, or what was charged for an unknown outcome.
 local function free_again(rid, state, amt, names, why, keep_ms)
   if state == 'expired' then add(names, 'posted', -amt, 'unknown', -amt) else add(names, 'held', -amt) end
-  redis.call('HSET', reservation_key(rid), 'state', 'void', 'actual', '0', 'why', why)
+  redis.call('HSET', reservation_key(rid), 'state', 'void', 'actual', '0', 'why', why, 'ended_ms', int(now_ms()))
   ended(rid, names, keep_ms)
   log('void', 'id', rid, 'from', state, 'why', why)
+end
+
+-- Hold `name` again, whose place a call had taken that came to nothing: its accounts `names` have just
+-- got `amt` back. Whole where there is room; but never less than the call held, if it was that much.
+local function hold_again(name, amt, names)
+  local r = redis.call('HMGET', reservation_key(name), 'state', 'amount', 'scopes', 'deadline')
+  if r[1] ~= 'void' or not r[4] then return end
+  local had = {}
+  for scope in each_scope(names) do had[scope] = amt end
+  local again = amount(r[2])
+  for scope in each_scope(r[3]) do
+    local a = fields_of(scope)
+    again = math.min(again, math.max(a[1] - a[2] - a[3], had[scope] or 0))
+  end
+  if again <= 0 then return end
+  add(r[3], 'held', again)
+  redis.call('HSET', reservation_key(name), 'state', 'held', 'amount', int(again), 'why', '')
+  redis.call('HDEL', reservation_key(name), 'replaced_by', 'deadline', 'ended_ms')
+  redis.call('PERSIST', reservation_key(name))
+  redis.call('ZADD', OPEN, r[4], name)
+  log('hold_again', 'id', name, 'amount', int(again), 'scopes', r[3])
+end
+
+-- Give back what was not billed; the hold that an open call had taken the place of stands again.
+local function give_back(rid, state, amt, names, why, keep_ms)
+  free_again(rid, state, amt, names, why, keep_ms)
+  local name = redis.call('HGET', reservation_key(rid), 'stands_for')
+  if name and is_open(state) then hold_again(name, amt, names) end
 end
 
 -- Charge a reservation at its bound.
 local function charge_bound(rid, state, amt, names, why, keep_ms)
   add(names, 'held', -amt, 'posted', amt, 'unknown', amt)
-  redis.call('HSET', reservation_key(rid), 'state', 'expired', 'actual', int(amt), 'why', why)
+  redis.call('HSET', reservation_key(rid), 'state', 'expired', 'actual', int(amt), 'why', why, 'ended_ms',
+    int(now_ms()))
   ended(rid, names, keep_ms)
   log('expire', 'id', rid, 'from', state, 'amount', int(amt), 'why', why)
 end

@@ -1,10 +1,11 @@
 -- reserve(rid, amount, deadline_ms, keep_ms, replaces, kind, model, step, price_version, scope ...)
---   -> {'ok'} | {'used', state, scope} | {'other'} | {why, scope, free}
+--   -> {'ok'} | {'used', state, scope} | {'other'} | {'behind', count} | {why, scope, free}
 --      why = killed | no_account | closed | frozen | cap
 -- a:<scope> hash: held; r:<rid> hash, no TTL while open; open zset; s:<session> list, `keep_ms`; j stream
 -- All accounts are charged, or none. Of several without room the tightest is named, so that one
 -- smaller call fits them all. `replaces` is voided in the same instant where it is still held; where
 -- it was replaced already (an attempt whose reply was lost), the hold that took its place is.
+-- `stands_for` remembers the first of them, which is held again if the call comes to nothing.
 local rid, amt, names = ARGV[1], amount(ARGV[2]), table.concat(ARGV, ' ', 10)
 local R = reservation_key(rid)
 local was = redis.call('HMGET', R, 'state', 'amount', 'scopes')
@@ -14,6 +15,8 @@ if was[1] == 'held' then
 end
 if was[1] then return {'used', was[1], ARGV[10]} end
 if killed() then return {'killed', ARGV[10], '0'} end
+local waiting = redis.call('XLEN', LOG)
+if waiting >= MOST_UNARCHIVED then return {'behind', waiting} end
 
 -- The hold that stands in for `name`: itself, or the last one of those that replaced it.
 local function hold_of(name)
@@ -39,7 +42,12 @@ for i = 10, #ARGV do
 end
 if amt > least then return {'cap', tightest, int(least)} end
 
+local stands_for
 if old then
+  stands_for = redis.call('HGET', reservation_key(old), 'stands_for') or old
+  if stands_for == old then
+    redis.call('HSET', reservation_key(old), 'deadline', redis.call('ZSCORE', OPEN, old))
+  end
   free_again(old, 'held', old_amt, old_names, 'replaced', ARGV[4])
   redis.call('HSET', reservation_key(old), 'replaced_by', rid)
 end
@@ -47,6 +55,7 @@ add(names, 'held', amt)
 local now = now_ms()
 redis.call('HSET', R, 'state', 'held', 'amount', ARGV[2], 'actual', '0', 'over', '0', 'scopes', names, 'kind', ARGV[6],
   'model', ARGV[7], 'step', ARGV[8], 'price_version', ARGV[9], 'created_ms', int(now))
+if stands_for then redis.call('HSET', R, 'stands_for', stands_for) end
 redis.call('ZADD', OPEN, int(now + ARGV[3]), rid)
 for i = 10, #ARGV do
   local session = session_of(ARGV[i])
