@@ -27,6 +27,7 @@ from worker.retention import DAY_MS, prune
 from worker.settings import load_settings
 from worker.telemetry.logs import configure_logs
 from worker.telemetry.metrics import Metrics, serve
+from worker.transitions import LedgerWatch, archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +152,53 @@ class Pruner(bootsteps.StartStopStep):
                 _log.exception("prune failed")
 
 
+class Archivist(bootsteps.StartStopStep):
+    """Puts the ledger's transitions away, in every worker, and says how the ledger stands.
+
+    It has a thread of its own: a sweep must not wait for the object store. Workers need no agreement:
+    Redis says which part is next, and one conditional write of it wins.
+    """
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Celery's signature
+        super().__init__(parent, **kwargs)
+        self._stopped = threading.Event()
+        self._watch = LedgerWatch()
+        self._thread = threading.Thread(target=self._run, name="archivist", daemon=True)
+
+    def start(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
+        """Archive from now on."""
+        del parent
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
+        """Stop after the part at hand."""
+        del parent
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    terminate = stop
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_ARCHIVE_S * (0.5 + random.random())):  # noqa: S311 - jitter
+            try:
+                self._round()
+            except Unavailable as exc:
+                _log.warning("archive waits", error=str(exc))
+            except Exception:  # noqa: BLE001 - it goes on, whatever one round met
+                _log.exception("archive failed")
+
+    def _round(self) -> None:
+        """Look first: what is wrong with the ledger is said while the object store is away, too."""
+        parts = system()
+        metrics().ledger(**self._watch.look(parts.ledger, parts.ledger.accounts()))
+        archive(parts.ledger, parts.artifacts, stopped=self._stopped.is_set)
+
+
+app.steps["worker"].add(Archivist)
+
+#: Between two rounds of the archivist, about.
+_ARCHIVE_S = 5.0
 _CONTROL = Queue.CONTROL.value
 #: Between two rounds of the pruner.
 _PRUNE_S = 3_600.0

@@ -7,6 +7,8 @@ from a request, a file or a teacher becomes a key, a path or a URL in any other 
     blobs/<session>/<sha256>                                    long texts of its journal
     checkpoints/<session>/<life>/<first position>.jsonl         parts of its journal, and its money
     sent/<session>/<sha256>.json                                a paid request that may have gone out
+    refunds/<session>/<sha256>.json                             a charge that was proven unbilled
+    ledger/<first id>_<last id>.jsonl                           the ledger's transitions, in order
     sessions/<tenant>/<campaign>/<session>/manifest.json        written last, once
     sessions/<tenant>/<campaign>/<session>/<edition>/<name>     what the manifest lists
     sessions/<tenant>/<campaign>/<session>/journal.jsonl        its journal, when it left Redis
@@ -40,9 +42,12 @@ __all__ = [
     "edition_of",
     "journal_copy",
     "manifest",
+    "refund",
+    "refunds",
     "sent",
     "sent_all",
     "session_folder",
+    "transitions",
     "valid_artifact_name",
     "valid_life",
     "valid_name",
@@ -55,6 +60,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _EDITION = re.compile(r"[0-9a-f]{16}")
 #: When a life of a session began, and at which position of its journal.
 _LIFE = re.compile(r"[0-9]{13}-[0-9]{8}")
+_TRANSITION = re.compile(r"([0-9]{1,13})-([0-9]{1,12})")
 _CHECKPOINT = re.compile(r"checkpoints/([^/]+)/([^/]+)/([0-9]{8})\.jsonl")
 #: One part of an artifact's name; `teacher_traces/diagnose.jsonl` has two.
 _PART = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
@@ -200,6 +206,35 @@ def sent(session_id: str, reservation_id: str) -> str:
     """Return the key under which it is said that a reservation's request may have gone out."""
     name = hashlib.sha256(reservation_id.encode()).hexdigest()
     return f"{sent_all(session_id)}{name}.json"
+
+
+def refunds() -> str:
+    """Return the prefix of all charges that were proven unbilled."""
+    return "refunds/"
+
+
+def refund(session_id: str, reservation_id: str) -> str:
+    """Return the key under which it is said that a reservation's charge was given back."""
+    name = hashlib.sha256(reservation_id.encode()).hexdigest()
+    return f"{refunds()}{valid_name('session_id', session_id)}/{name}.json"
+
+
+def transitions(first: str, last: str) -> str:
+    """Return the key of a part of the ledger's transitions, from the first id to the last.
+
+    Keys sort as their first transitions do.
+
+    Raises:
+        BadInput: An id is not milliseconds, a dash and a number.
+    """
+    return f"ledger/{_padded(first)}_{_padded(last)}.jsonl"
+
+
+def _padded(transition_id: str) -> str:
+    found = _TRANSITION.fullmatch(transition_id)
+    if found is None:
+        raise BadInput(f"{_quoted(transition_id)} names no transition: '1763856000000-0' does.")
+    return f"{int(found[1]):013d}-{int(found[2]):06d}"
 
 
 def session_folder(*, tenant: str, campaign: str, session_id: str) -> str:

@@ -37,8 +37,7 @@ KEYS = {
     "reservation": (
         "{P}:bud:r:<reservation>",
         "hash",
-        "state, amount, actual, over, what `reserve` was told, usage, ids, why, token, ended_ms; of a "
-        "hold and the calls in its place: replaced_by, stands_for, deadline",
+        "state, amount, actual, what was told, why, ended_ms; replaced_by, stands_for, deadline",
     ),
     "open": ("{P}:bud:open", "zset", "reservation that is held or sent -> its deadline in ms"),
     "session": ("{P}:bud:s:<session>", "list", "the session's reservations as they were made"),

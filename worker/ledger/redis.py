@@ -325,7 +325,7 @@ class RedisLedger:
     def unarchived(self) -> int:
         """Return how many transitions wait for the archive."""
         with translated("counting the transitions"):
-            return int(cast("int", self._client.xlen(f"{self._prefix}j")))
+            return self._client.xlen(f"{self._prefix}j")
 
     def next_part(self, *, most: int, age_ms: int) -> tuple[str, str] | None:
         """Return (first id, last id) of what is to be archived next; None where nothing is yet.

@@ -76,7 +76,40 @@ UNDER_WAY = Metric(
     meaning="Steps that this process works on now; with the queue's length, what scaling needs.",
 )
 
-METRICS = (STEPS, STEP_SECONDS, SESSIONS, SESSION_SECONDS, SPENT, SWEPT, UNDER_WAY)
+UNARCHIVED = Metric(
+    name="diagnosis_ledger_unarchived_transitions",
+    kind="gauge",
+    unit="transitions",
+    meaning="Transitions of the ledger that wait for the object store. Alert above 100,000: at 500,000 "
+    "no call is paid for any more. All workers see the same: take the maximum.",
+)
+FROZEN = Metric(
+    name="diagnosis_ledger_frozen_accounts",
+    kind="gauge",
+    unit="accounts",
+    meaning="Accounts that take no reservation: a call cost more than its bound, or somebody froze "
+    "them. Alert above 0. All workers see the same: take the maximum.",
+)
+BREACH = Metric(
+    name="diagnosis_ledger_breach_usd",
+    kind="gauge",
+    unit="US dollars",
+    meaning="How far calls ever went above their bounds, in the account with the most of it. Alert "
+    "above 0: a bound is wrong. All workers see the same: take the maximum.",
+)
+
+METRICS = (
+    STEPS,
+    STEP_SECONDS,
+    SESSIONS,
+    SESSION_SECONDS,
+    SPENT,
+    SWEPT,
+    UNDER_WAY,
+    UNARCHIVED,
+    FROZEN,
+    BREACH,
+)
 
 
 class Metrics:
@@ -105,6 +138,9 @@ class Metrics:
         self._spent = Counter(SPENT.name, SPENT.meaning, registry=self.registry)
         self._swept = Counter(SWEPT.name, SWEPT.meaning, registry=self.registry)
         self.under_way = Gauge(UNDER_WAY.name, UNDER_WAY.meaning, registry=self.registry)
+        self._unarchived = Gauge(UNARCHIVED.name, UNARCHIVED.meaning, registry=self.registry)
+        self._frozen = Gauge(FROZEN.name, FROZEN.meaning, registry=self.registry)
+        self._breach = Gauge(BREACH.name, BREACH.meaning, registry=self.registry)
 
     def step(self, kind: str, status: str, seconds: float) -> None:
         """Count a hint; time it unless there was nothing to do."""
@@ -117,6 +153,12 @@ class Metrics:
         self._sessions.labels(outcome).inc()
         self._session_seconds.observe(seconds)
         self._spent.inc(cost_nusd / 1e9)
+
+    def ledger(self, *, unarchived: int, frozen: int, breach_nusd: int) -> None:
+        """Say how the ledger stands."""
+        self._unarchived.set(unarchived)
+        self._frozen.set(frozen)
+        self._breach.set(breach_nusd / 1e9)
 
     def swept(self, steps: int) -> None:
         """Count steps that were told again."""
