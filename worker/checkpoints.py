@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.core import keys
 from worker.core.checkpoints import base_of
@@ -18,11 +18,11 @@ from worker.ports import EntryState
 from worker.wire.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint, encode_sent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from worker.ports import Artifacts, Clock, Entry, Journal, Ledger, Record, Slice
+    from worker.ports import Account, Artifacts, Clock, Entry, Journal, Ledger, Record, Slice
 
-__all__ = ["Checkpoints", "changed_since"]
+__all__ = ["Checkpoints", "changed_since", "given"]
 
 _JSON_LINES = "application/x-ndjson"
 #: Sessions of which is remembered up to where they are stored.
@@ -40,6 +40,8 @@ class _Stored:
     next: int
     #: Key and time of the record before it; None where this life has stored none.
     last: tuple[str, int] | None
+    #: Caps and states of the accounts as this process has stored them; nothing until it has.
+    told: frozenset[tuple[str, int, bool]] = frozenset()
 
 
 class Checkpoints:
@@ -68,7 +70,7 @@ class Checkpoints:
             if part.length == 0:
                 return
             if stored is None or stored.life != part.life:
-                stored = self._look(session_id, part.life)
+                stored = self._look(session_id, part.life, stored)
                 continue
             _check_not_older(session_id, stored, part)
             if part.length == stored.next:
@@ -77,7 +79,7 @@ class Checkpoints:
             if (written := self._write(session_id, stored, part)) is not None:
                 self._remember(session_id, written)
                 return
-            stored = self._look(session_id, part.life)
+            stored = self._look(session_id, part.life, stored)
         raise Unavailable(
             f"others stored parts of session {session_id!r} {TRIES} times while this one tried"
         )
@@ -99,34 +101,43 @@ class Checkpoints:
             content_type="application/json",
         )
 
-    def _look(self, session_id: str, life: str) -> _Stored:
+    def _look(self, session_id: str, life: str, known: _Stored | None) -> _Stored:
         """Ask the store up to where a life of a session is stored."""
         names = self._artifacts.list(keys.checkpoints(session_id, life))
         raw = self._artifacts.get(names[-1]) if names else None
         if raw is None:
             return _Stored(life, base_of(life), None)
         part = decode_checkpoint(raw)
-        return _Stored(life, part.next, _name(part.records[-1]))
+        told = known.told if known is not None and known.life == life else frozenset[Any]()
+        return _Stored(life, part.next, _name(part.records[-1]), told)
 
     def _write(self, session_id: str, stored: _Stored, part: Slice) -> _Stored | None:
         """Write one part; return up to where is stored now, None where another worker was faster."""
+        key = keys.checkpoint(session_id, stored.life, stored.next)
+        # Every worker of the fleet stores a turn's end now and then, and knows of its own parts only:
+        # without a look, each would send again all that the others have stored meanwhile.
+        if self._artifacts.exists(key):
+            return None
         before, records = _split(part, stored.next)
         entries = self._ledger.entries(session_id)
-        scopes = entries[0].scopes if entries else ()
-        accounts = (self._ledger.account(scope) for scope in scopes)
+        accounts = self._accounts(entries[0].scopes if entries else ())
+        told = frozenset((one.scope, one.cap_nusd, one.frozen) for one in accounts)
         body = Checkpoint(
             session_id=session_id,
             life=stored.life,
             first=stored.next,
             records=records,
-            labels=self._journal.labels(session_id),
+            labels=given(self._journal.labels(session_id)),
             entries=changed_since(before, records, entries),
-            accounts=tuple(account for account in accounts if account is not None),
+            accounts=accounts if told != stored.told else (),
         )
-        key = keys.checkpoint(session_id, stored.life, stored.next)
         if not self._artifacts.put_new(key, encode_checkpoint(body), content_type=_JSON_LINES):
             return None
-        return _Stored(stored.life, body.next, _name(records[-1]))
+        return _Stored(stored.life, body.next, _name(records[-1]), told)
+
+    def _accounts(self, scopes: Iterable[str]) -> tuple[Account, ...]:
+        accounts = (self._ledger.account(scope) for scope in scopes)
+        return tuple(account for account in accounts if account is not None)
 
     def _remembered(self, session_id: str) -> _Stored | None:
         with self._lock:
@@ -140,23 +151,31 @@ class Checkpoints:
                 self._stored.popitem(last=False)
 
 
+def given(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels that a session was given: those of the journal itself are made anew."""
+    own = {"status", "created_ms", "ended_ms", "pruned_ms", "outcome", "artifacts_uri"}
+    return {name: value for name, value in labels.items() if name not in own}
+
+
 def changed_since(
     before: Record | None, records: Iterable[Record], entries: Iterable[Entry]
 ) -> tuple[Entry, ...]:
     """Return the reservations that the parts up to `before` cannot have told for good.
 
-    Those are: what is open, what was made later, and what belongs to the steps of `records`. What a
-    lost worker settles after its step was done by another is not among them; it stays as its note
-    says, charged at its bound.
+    Those are: what may be under way, what was made later, and what belongs to the steps of
+    `records`. A hold that was made earlier and is one still was told as it is. What a lost worker
+    settles after its step was done by another is not among them; it stays as its note says, charged
+    at its bound.
     """
     if before is None:
         return tuple(entries)
     done = {record.key for record in records}
-    is_open = {EntryState.HELD, EntryState.SENT}
     return tuple(
         entry
         for entry in entries
-        if entry.created_ms >= before.at_ms or entry.step_id in done or entry.state in is_open
+        if entry.created_ms >= before.at_ms
+        or entry.step_id in done
+        or entry.state is EntryState.SENT
     )
 
 

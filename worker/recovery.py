@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
+from worker.checkpoints import given
 from worker.core import keys
 from worker.core.checkpoints import Delta, began_ms, join
 from worker.core.machine import fold
@@ -21,7 +22,7 @@ from worker.wire.checkpoint import decode_checkpoint, decode_sent
 from worker.wire.journal import decode_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from worker.core.machine import Session
     from worker.ports import Account, Artifacts, Entry, Journal, Ledger, Record
@@ -114,7 +115,7 @@ class Recovery:
         return Stored(
             session=session,
             records=records,
-            labels=_given(parts[-1].labels),
+            labels=given(parts[-1].labels),
             entries=charged(
                 told, noted, keep=None if session.ended else closing_hold_id(session_id)
             ),
@@ -225,9 +226,3 @@ def _session_of(name: str) -> str:
 
 def _in_order(parts: Iterable[Checkpoint]) -> list[Checkpoint]:
     return sorted(parts, key=lambda part: (part.life, part.first))
-
-
-def _given(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the labels that the session was given: those of the journal itself are made anew."""
-    own = {"status", "created_ms", "ended_ms", "pruned_ms", "outcome", "artifacts_uri"}
-    return {name: value for name, value in labels.items() if name not in own}

@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     )
 
     payload_inline_bytes: int = Field(
-        8_192, ge=0, description="Texts above this stand in S3, once, and not in the journal."
+        1_024, ge=0, description="Texts above this stand in S3, once, and not in the journal."
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field("json", pattern="^(json|console)$", description="`json` or `console`.")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tests.bench import ledger_bench, local_step, traces_bench
+from tests.bench import ledger_bench, local_step, storage, traces_bench
 from tests.bench.noop_fleet import noop_fleet
 from worker import bootstrap
 from worker.bundle.pack import pack
@@ -156,6 +156,19 @@ def _ledger_ms() -> Measured:
     return Measured(value, "median of 2,000: reserve + sent + settle over 4 scopes, no fsync")
 
 
+# -------------------------------------------------------------------------------------- storage
+
+
+def _written_over_new(long: storage.Long) -> Measured:
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        written = storage.write(long, Path(directory))
+    return Measured(
+        written.ratio,
+        f"journal, blobs, checkpoints and notes of a session of {long.turns} turns, over its texts "
+        f"and facts; {written.shown}",
+    )
+
+
 # --------------------------------------------------------------------------------------- memory
 
 
@@ -246,6 +259,10 @@ FIGURES: tuple[Figure, ...] = (
     Figure("search_traces_p95_ms", "ms", 20.0, _p95("search_traces")),
     Figure("get_trace_p95_ms", "ms", 20.0, _p95("get_trace")),
     Figure("ledger_cycle_ms", "ms", ledger_bench.CYCLE_TARGET_MS, _ledger_ms),
+    Figure("written_over_new_30x100kb", "x", 1.2, lambda: _written_over_new(storage.THIRTY_TURNS)),
+    Figure(
+        "written_over_new_200k_tokens", "x", 1.2, lambda: _written_over_new(storage.HUNDRED_TURNS)
+    ),
     Figure("worker_rss_after_50_mb", "MB", 150.0, _rss_after_50),
     Figure("worker_rss_growth", "x", 1.05, _rss_growth),
 )

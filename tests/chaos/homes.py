@@ -11,7 +11,7 @@ from worker.steps.workspace import Workspace
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["open_workspace"]
+__all__ = ["open_workspace", "sample_of"]
 
 
 def open_workspace(directory: Path) -> Workspace:
@@ -19,7 +19,7 @@ def open_workspace(directory: Path) -> Workspace:
     home = make_home(
         directory / "home",
         traces=[_trace(number) for number in range(1, 4)],
-        samples=[_sample(task_id) for task_id in TASKS],
+        samples=[sample_of(task_id) for task_id in TASKS],
     )
     return Workspace(pack_and_open(home, directory))
 
@@ -43,7 +43,8 @@ def _trace(number: int) -> dict[str, Any]:
     }
 
 
-def _sample(task_id: str) -> dict[str, Any]:
+def sample_of(task_id: str) -> dict[str, Any]:
+    """Return a task of the stories as a benchmark's file has it."""
     query, reference, scorer = TASKS[task_id]
     metadata = {"scorer": scorer} if scorer else {}
     return {

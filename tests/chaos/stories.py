@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from worker.core.teaching import TeacherRequest
 
-__all__ = ["ENDINGS", "STORIES", "TASKS", "WHOLE", "Said", "Story", "student_says"]
+__all__ = ["END", "ENDINGS", "STORIES", "TASKS", "WHOLE", "Said", "Story", "student_says"]
 
 Block = dict[str, Any]
 ToolUse = tuple[str, dict[str, Any]]
@@ -74,6 +74,8 @@ class Story:
     outcomes: frozenset[str] = frozenset({"concluded"})
     #: `Stop`s that it may give as the reason; empty for any.
     stops: frozenset[str] = frozenset()
+    #: How much the teacher says in each turn beside its calls.
+    said_chars: int = 240
     #: Nothing in it depends on time, so a run with a crash leaves what a run without one does.
     exact: bool = True
 
@@ -89,9 +91,12 @@ class Story:
         match purpose:
             case "explore":
                 replies = sum(message["role"] == "assistant" for message in request.messages)
-                return _turn(self.turns[min(replies, len(self.turns) - 1)], replies + 1)
+                turn = self.turns[min(replies, len(self.turns) - 1)]
+                if isinstance(turn, str):
+                    return _says(turn)
+                return _calls(f"turn{replies + 1}", turn, self.said_chars)
             case "close":
-                return _calls("close", ((SUBMIT, _SUBMISSION),))
+                return _calls("close", END, self.said_chars)
             case "extract":
                 return _says(json.dumps(_CLUSTERS))
             case "judge":
@@ -119,12 +124,9 @@ def purpose_of(request: TeacherRequest) -> str:
     return "extract" if text.startswith("Your diagnosis of the student") else "self_run"
 
 
-def _turn(turn: tuple[ToolUse, ...] | str, number: int) -> Said:
-    return _says(turn) if isinstance(turn, str) else _calls(f"turn{number}", turn)
-
-
-def _calls(place: str, uses: tuple[ToolUse, ...]) -> Said:
-    blocks: list[Block] = [{"type": "text", "text": f"In {place} I look closer. " + "Hm. " * 60}]
+def _calls(place: str, uses: tuple[ToolUse, ...], chars: int) -> Said:
+    said = f"In {place} I look closer. " + "Hm. " * (chars // 4)
+    blocks: list[Block] = [{"type": "text", "text": said}]
     for index, (name, arguments) in enumerate(uses):
         call_id = f"toolu_{place}_{index}"
         blocks.append({"type": "tool_use", "id": call_id, "name": name, "input": arguments})
@@ -175,13 +177,14 @@ _WEIGH: tuple[ToolUse, ...] = (
     ),
     ("no_such_tool", {}),
 )
-_END: tuple[ToolUse, ...] = ((SUBMIT, _SUBMISSION),)
+#: The turn that hands the diagnosis in.
+END: tuple[ToolUse, ...] = ((SUBMIT, _SUBMISSION),)
 _TEXT_END = "It drops the carry.\n\n```json\n" + json.dumps(_CLUSTERS) + "\n```"
 
 #: Everything that a session can do, once.
 WHOLE = Story(
     name="whole session",
-    turns=(_LOOK, _MEASURE, _WEIGH, _END),
+    turns=(_LOOK, _MEASURE, _WEIGH, END),
     stops=frozenset({"submitted"}),
 )
 
@@ -250,13 +253,13 @@ ENDINGS = (
     ),
     Story(
         name="judge refuses",
-        turns=(_MEASURE, _WEIGH, _END),
+        turns=(_MEASURE, _WEIGH, END),
         refused=frozenset({"judge"}),
         stops=frozenset({"submitted"}),
     ),
     Story(
         name="student is sick",
-        turns=(_MEASURE, _END),
+        turns=(_MEASURE, END),
         sick_tasks=frozenset({"sum-1"}),
         stops=frozenset({"submitted"}),
     ),

@@ -181,8 +181,10 @@ class World:
         strikes: Strikes | None = None,
         stores: Stores | None = None,
         seed: int = 0,
+        inline_bytes: int = 400,
     ) -> None:
         self.story = story
+        self._inline_bytes = inline_bytes
         self.stores = stores or memory_stores()
         self.strikes = strikes or {}
         self._workspace = workspace
@@ -375,7 +377,7 @@ class World:
         ports = Ports(
             ledger=ledger,
             artifacts=artifacts,
-            payloads=Payloads(artifacts, inline_bytes=400),
+            payloads=Payloads(artifacts, inline_bytes=self._inline_bytes),
             workspaces=lambda uri: through("bundle.open", lambda: self._open_bundle(uri)),
             teachers={
                 "default": PaidTeacher(

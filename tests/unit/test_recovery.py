@@ -532,5 +532,53 @@ def test_a_part_tells_the_money_that_no_part_before_it_told_for_good(calm: World
     assert changed_since(replace(before, at_ms=entry.created_ms), [], [entry]) == (entry,)
 
 
+def test_a_hold_that_was_told_is_not_told_again(calm: World) -> None:
+    entry = calm.ledger.entries(SESSION)[1]
+    before = Record(key="prepare", body="{}", at_ms=entry.created_ms + 1, owner="w", attempt=1)
+    hold = _as(entry, closing_hold_id(SESSION), EntryState.HELD)
+
+    assert changed_since(before, [], [hold]) == ()
+    assert changed_since(replace(before, at_ms=hold.created_ms), [], [hold]) == (hold,)
+
+
+def test_accounts_are_told_once_and_again_when_a_cap_was_changed(workspace: Workspace) -> None:
+    world = World(workspace)
+    world.open()
+    for _ in range(4):
+        world.go_on()
+    world.ledger.set_cap("tenant:default", 7_000_000_000)
+    world.run()
+
+    told = [decode_checkpoint(world.artifacts.get(name) or b"").accounts for name in _parts(world)]
+    stored = world.recovery.stored(SESSION)
+    assert stored is not None
+    assert [bool(accounts) for accounts in told].count(True) == 2
+    assert {a.scope: a.cap_nusd for a in stored.accounts}["tenant:default"] == 7_000_000_000
+
+
+def test_a_worker_sends_nothing_that_another_has_stored(workspace: Workspace) -> None:
+    world = World(workspace)
+    first, second = (
+        Checkpoints(world.journal, world.ledger, cast("Artifacts", world.artifacts), world.clock)
+        for _ in range(2)
+    )
+    world.open()
+    first.save(SESSION)
+    second.save(SESSION)
+    for _ in range(4):
+        world.go_on()
+        first.save(SESSION)
+    parts = _parts(world)
+    world.artifacts.away = True
+
+    second.save(SESSION)
+
+    assert _parts(world) == parts
+
+
+def _parts(world: World) -> tuple[str, ...]:
+    return world.artifacts.list(keys.checkpoints(SESSION))
+
+
 def _as(entry: Entry, name: str, state: EntryState) -> Entry:
     return replace(entry, reservation_id=name, state=state, actual_nusd=0)

@@ -54,7 +54,7 @@ def encode_checkpoint(part: Checkpoint) -> bytes:
         "labels": dict(part.labels),
     }
     money = {
-        "entries": [asdict(entry) for entry in part.entries],
+        "entries": [_brief(entry) for entry in part.entries],
         "accounts": [asdict(account) for account in part.accounts],
     }
     lines = (head, *(asdict(record) for record in part.records), money)
@@ -72,7 +72,7 @@ def decode_checkpoint(raw: bytes) -> Checkpoint:
 
 def encode_sent(entry: Entry) -> bytes:
     """Return what is said of a reservation before its request goes out."""
-    return _line({"v": VERSION, "entry": asdict(entry)})
+    return _line({"v": VERSION, "entry": _brief(entry)})
 
 
 def decode_sent(raw: bytes) -> Entry:
@@ -82,6 +82,14 @@ def decode_sent(raw: bytes) -> Entry:
         UnknownVersion: A newer worker wrote it, or it is none.
     """
     return _read("note of a paid request", raw, lambda lines: _entry(lines[0]["entry"]))
+
+
+def _brief(entry: Entry) -> dict[str, Any]:
+    """Return a reservation's fields without those that are empty: readers know them."""
+    row = {name: value for name, value in asdict(entry).items() if value != ""}
+    if entry.usage is not None:
+        row["usage"] = {name: tokens for name, tokens in row["usage"].items() if tokens}
+    return row
 
 
 def _line(value: object) -> bytes:
