@@ -217,6 +217,8 @@ def _limits(request: DiagnoseRequest) -> Limits:
         max_student_runs=limits.max_student_runs,
         max_cost_nusd=request.max_cost_nusd,
         max_duration_ms=limits.max_duration_s * 1_000,
+        max_parallel_calls=limits.max_parallel_calls,
+        max_parallel_runs=limits.max_parallel_runs,
     )
 
 

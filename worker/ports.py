@@ -156,6 +156,9 @@ class Commit:
     ends: bool = False
     #: Why the step was given up: it becomes a dead letter as well. Empty for a step that was done.
     given_up: str = ""
+    #: How many steps should be under way at least, where others wait for the session's widths: with
+    #: fewer, and a journal that moved on meanwhile, somebody must drive the session.
+    least_open: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +170,8 @@ class Committed:
     length: int = 0
     #: Steps that this commit made due now: tell the workers.
     announced: tuple[Announcement, ...] = ()
-    #: The journal moved on meanwhile and nothing is under way: somebody must drive the session.
+    #: The journal moved on meanwhile and nothing, or less than could be, is under way: somebody must
+    #: drive the session.
     must_drive: bool = False
 
 

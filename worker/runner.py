@@ -18,7 +18,7 @@ from worker.core.checkpoints import is_boundary
 from worker.core.commands import Command, Conclude, queue_of, step_id_of
 from worker.core.events import CancelRequested, DeadlinePassed, SessionEnded, SessionOpened
 from worker.core.failures import failure_of
-from worker.core.machine import Session, apply, fold, wanted
+from worker.core.machine import Session, apply, fold, is_crowded, least_under_way, wanted
 from worker.core.values import Phase, Stop
 from worker.errors import (
     BudgetDenied,
@@ -293,7 +293,8 @@ class Runner:
         given_up: str = "",
     ) -> Worked:
         after = _Known.of(apply(now.session, event), now.length + 1, now.life)
-        follow = [command for step, command in after.steps.items() if step not in now.steps]
+        crowded = is_crowded(after.session)
+        follow = [c for step, c in after.steps.items() if crowded or step not in now.steps]
         encoded = encode(event)
         assert encoded[0] == lease.step_id, "a step ends with the event of its own key"
         committed = self._journal.commit(
@@ -304,6 +305,7 @@ class Runner:
                 follow=_announcements(lease.session_id, follow),
                 ends=isinstance(event, SessionEnded),
                 given_up=given_up,
+                least_open=least_under_way(after.session),
             )
         )
         if committed.status != "ok":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from worker.core.machine import held_back
 from worker.core.values import Runner, RunOutcome
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class SessionView(BaseModel):
     activity: tuple[Activity, ...]
     steps: tuple[StepView, ...]
     open_steps: int
+    #: Steps that wait for the session's own widths: they are not among the open ones yet.
+    held_back_steps: int = 0
 
 
 class PrunedView(BaseModel):
@@ -147,6 +150,7 @@ def view(
         activity=_activity(session),
         steps=tuple(_step(row) for row in steps[:SHOWN_STEPS]),
         open_steps=len(steps),
+        held_back_steps=held_back(session),
     )
 
 

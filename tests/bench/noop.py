@@ -47,7 +47,13 @@ def session_spec(name: str, *, turns: int = 2, runs: int = 0, run_ms: int = 0) -
         tenant="bench",
         campaign="bench",
         trigger=f"{runs} {run_ms}",
-        limits=Limits(max_turns=turns, max_student_runs=runs, max_duration_ms=_LONG_MS),
+        limits=Limits(
+            max_turns=turns,
+            max_student_runs=runs,
+            max_parallel_calls=16,
+            max_parallel_runs=64,
+            max_duration_ms=_LONG_MS,
+        ),
     )
 
 

@@ -15,12 +15,20 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.contract.journals import SESSION, memory_bench, stepped_bench
-from tests.unit.core.strategies import answers, specs
+from tests.unit.core.strategies import answers, spec_with, specs
 from worker.core import policy
-from worker.core.commands import Command, Conclude, queue_of, step_id_of
-from worker.core.events import CancelRequested, DeadlinePassed, SessionEnded, SessionOpened
+from worker.core.commands import CallTool, Command, Conclude, TakeTurn, queue_of, step_id_of
+from worker.core.events import (
+    CallExpanded,
+    CancelRequested,
+    DeadlinePassed,
+    SessionEnded,
+    SessionOpened,
+    TeacherReplied,
+)
 from worker.core.failures import failure_of
-from worker.core.machine import apply, fold, wanted
+from worker.core.machine import apply, fold, is_crowded, least_under_way, wanted
+from worker.core.values import Limits, RunSpec, Text, ToolCall
 from worker.core.values import Phase as SessionPhase
 from worker.journal.keys import DRIVE
 from worker.ports import Announcement, Claimed, Commit
@@ -115,8 +123,9 @@ class Fleet:
         self.commit(work.lease, work.session, work.length, self.data.draw(answers(work.command)))
 
     def commit(self, lease: Lease, session: Session, length: int, event: Event) -> None:
-        before = set(wanted(session))
-        follow = [command for command in wanted(apply(session, event)) if command not in before]
+        after = apply(session, event)
+        before = set() if is_crowded(after) else set(wanted(session))
+        follow = [command for command in wanted(after) if command not in before]
         committed = self.journal.commit(
             Commit(
                 lease=lease,
@@ -124,6 +133,7 @@ class Fleet:
                 expected_length=length,
                 follow=announcements(follow),
                 ends=isinstance(event, SessionEnded),
+                least_open=least_under_way(after),
             )
         )
         self.hints.tell(committed.announced)
@@ -215,6 +225,14 @@ class Fleet:
     def cancel(self) -> None:
         self.journal.append(SESSION, *encode(CancelRequested(reason="enough")))
 
+    def check_nothing_is_forgotten(self) -> None:
+        """Check that what is wanted has its row, but for a quarter of a width, or will be driven."""
+        session = fold(decode_all(self.journal.load(SESSION).records))
+        rows = {row.step_id for row in self.journal.steps(SESSION)}
+        steps = {step_id_of(c) for c in wanted(session)}
+        driven = DRIVE in {step_id for _, step_id, _ in self.journal.overdue()}
+        assert len(rows & steps) >= len(steps) * 3 // 4 or driven
+
     def work_in_peace(self) -> None:
         """Nothing goes wrong any more: hints arrive, workers live, the sweep sweeps."""
         self.working.clear()
@@ -253,6 +271,7 @@ def play(bench: Bench, data: st.DataObject) -> None:
         if number == cancel_at:
             fleet.cancel()
         fleet.suffer(mishap)
+        fleet.check_nothing_is_forgotten()
     peace_ms = bench.now_ms()
     fleet.work_in_peace()
 
@@ -273,6 +292,53 @@ def play(bench: Bench, data: st.DataObject) -> None:
 @settings(max_examples=200, deadline=None, phases=[Phase.reuse, Phase.generate, Phase.shrink])
 def test_every_session_ends_once_whatever_its_workers_suffer(data: st.DataObject) -> None:
     play(memory_bench(), data)
+
+
+class WideFleet(Fleet):
+    """Its teacher makes calls that all ask for student runs, more than may be under way at once."""
+
+    def finish(self, work: Work) -> None:
+        self.commit(work.lease, work.session, work.length, self.answer(work.command))
+
+    def answer(self, command: Command) -> Event:
+        match command:
+            case TakeTurn():
+                calls = tuple(
+                    ToolCall(call_id=f"c{index}", tool="run_student_on_tasks", arguments_json="{}")
+                    for index in range(3)
+                )
+                return TeacherReplied(
+                    turn=command.turn,
+                    purpose=command.purpose,
+                    content=Text(text="[]"),
+                    stop_reason="tool_use",
+                    calls=calls,
+                )
+            case CallTool():
+                wide = self.data.draw(st.integers(1, 6))
+                runs = tuple(RunSpec(task_id="t", attempt=attempt) for attempt in range(wide))
+                return CallExpanded(turn=command.turn, index=command.index, runs=runs)
+            case _:
+                return self.data.draw(answers(command))
+
+
+@given(
+    limits=st.builds(
+        Limits,
+        max_turns=st.just(1),
+        max_parallel_calls=st.integers(1, 3),
+        max_parallel_runs=st.integers(1, 8),
+    ),
+    data=st.data(),
+)
+@settings(max_examples=100, deadline=None, phases=[Phase.reuse, Phase.generate, Phase.shrink])
+def test_no_width_stays_half_used_whoever_commits_on_whatever_fold(
+    limits: Limits, data: st.DataObject
+) -> None:
+    fleet = WideFleet(memory_bench(), spec_with(limits), data)
+    for _ in range(60):
+        fleet.suffer(data.draw(st.sampled_from(["hear", "hear", "finish"])))
+        fleet.check_nothing_is_forgotten()
 
 
 @pytest.mark.integration

@@ -104,6 +104,8 @@ def _limits(bundle: str) -> tuple[BadRequest, ...]:
         "max_tool_calls": (0, 2_001, "many"),
         "max_student_runs": (-1, 10_001, 1.5),
         "max_duration_s": (0, 9, 86_401, "1 h"),
+        "max_parallel_calls": (0, -1, 1_001, True),
+        "max_parallel_runs": (0, 10_001, "64", None),
         "max_cost_usd": (0, -1, 1_000.01, 1e30, 10**30, "1" * 31, "five", "", True, None, NAN, INF),
         "max_money": (5,),
     }

@@ -64,6 +64,8 @@ _NOT_YET = f"s3://not-packed-yet/bundles/{'0' * 64}.tar.gz"
 @click.option("--max-tool-calls", type=int, help="Tool calls of the teacher.")
 @click.option("--max-student-runs", type=int, help="Student runs.")
 @click.option("--max-duration-s", type=int, help="Seconds until the exploration ends.")
+@click.option("--max-parallel-calls", type=int, help="Tool calls of a turn at once.")
+@click.option("--max-parallel-runs", type=int, help="Student runs at once.")
 @click.option("--reveal-references", is_flag=True, help="Show reference answers to the teacher.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def enqueue(

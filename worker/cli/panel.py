@@ -49,6 +49,8 @@ def _rows(seen: SessionView, now_ms: int) -> Iterable[tuple[str, RenderableType]
     yield "turns", f"{seen.turns} of {seen.max_turns}"
     yield "tool calls", f"{seen.tool_calls} of {seen.max_tool_calls}"
     yield "student runs", _bar(seen.student_runs_done, seen.student_runs, seen.student_faults)
+    if seen.held_back_steps:
+        yield "waiting", f"{seen.held_back_steps} steps, for the session's own widths"
     if seen.teacher_runs:
         yield "teacher runs", str(seen.teacher_runs)
     held = f" (+ {dollars(seen.held_nusd)} held)" if seen.held_nusd else ""

@@ -54,7 +54,21 @@ from worker.errors import IllegalEvent
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["TRANSITIONS", "Call", "Run", "Session", "Turn", "apply", "fold", "wanted"]
+__all__ = [
+    "TRANSITIONS",
+    "Call",
+    "Run",
+    "Session",
+    "Turn",
+    "apply",
+    "fold",
+    "held_back",
+    "least_under_way",
+    "wanted",
+]
+
+#: The place of a step that no width keeps waiting.
+_FIRST = -1
 
 _PREPARING = frozenset({Phase.PREPARING})
 _EXPLORING = frozenset({Phase.EXPLORING})
@@ -167,6 +181,9 @@ class Call:
     answer: CallAnswered | None = None
     #: The student runs it asked for; None where it asked for none.
     runs: tuple[Run, ...] | None = None
+    #: How many student runs the session had been asked for before these: a run's place in the order
+    #: in which widths let them begin.
+    runs_before: int = 0
     #: How many more runs it asked for than the session's limit left.
     runs_refused: int = 0
     #: The teacher's own run that this call was, with its record.
@@ -349,28 +366,101 @@ def _move_on(session: Session) -> Session:
     return session
 
 
+def held_back(session: Session) -> int:
+    """Return how many steps wait only for the session's own widths; 0 where none is reached."""
+    if session.phase is not Phase.EXPLORING:
+        return 0
+    return len(_open_steps(session)) - len(_wanted_exploring(session))
+
+
+def is_crowded(session: Session) -> bool:
+    """Whether the turn has asked for more than widths let begin at once, now or before.
+
+    Then a commit announces all that is wanted, and not only what it added: a step that two committers
+    missed, each on a fold that lacked the other's event, would wait for the turn's end.
+    """
+    if session.phase is not Phase.EXPLORING or not session.turns:
+        return False
+    limits = session.spec.limits
+    calls = session.turns[-1].calls
+    runs = sum(len(call.runs or ()) for call in calls)
+    return _beyond(len(calls), limits.max_parallel_calls) or _beyond(runs, limits.max_parallel_runs)
+
+
+def least_under_way(session: Session) -> int:
+    """Return how many steps should be under way where others may wait for widths; 0 where none may.
+
+    For who commits on a fold that is behind: others may have ended steps, or asked for runs, and what
+    may begin now neither they nor this fold can tell. A quarter may stay unused until somebody asks
+    again: asking after every step would cost more than it brings.
+    """
+    if session.phase is not Phase.EXPLORING:
+        return 0
+    most = len(_wanted_exploring(session)) if is_crowded(session) else 0
+    width = session.spec.limits.max_parallel_runs
+    asked = any(isinstance(command, CallTool) for command, _ in _open_steps(session))
+    if width is not None and asked and session.student_runs > 0:
+        # A call that is still to be made here may have asked for any number of runs by now.
+        most = max(most, width)
+    return (3 * most + 3) // 4
+
+
+def _beyond(steps: int, width: int | None) -> bool:
+    return width is not None and steps > width
+
+
 def _wanted_exploring(session: Session) -> tuple[Command, ...]:
-    if not session.turns or session.turns[-1].complete:
-        return (TakeTurn(turn=len(session.turns) + 1, purpose=Purpose.EXPLORE),)
-    turn = session.turns[-1]
+    steps = _open_steps(session)
+    limits = session.spec.limits
+    last_call = _last_to_begin(
+        [place for command, place in steps if isinstance(command, CallTool)],
+        limits.max_parallel_calls,
+    )
+    last_run = _last_to_begin(
+        [place for command, place in steps if not isinstance(command, CallTool)],
+        limits.max_parallel_runs,
+    )
     return tuple(
         command
-        for index, call in enumerate(turn.calls)
-        if not call.complete
-        for command in _wanted_of_call(turn.reply.turn, index, call)
+        for command, place in steps
+        if place <= (last_call if isinstance(command, CallTool) else last_run)
     )
 
 
-def _wanted_of_call(turn: int, index: int, call: Call) -> Iterable[Command]:
+def _last_to_begin(places: list[int], width: int | None) -> int:
+    """Return the last place that a width lets begin.
+
+    A step's place never changes, and those before it only become fewer: what has begun once is
+    wanted until it is done, whatever else is asked for meanwhile.
+    """
+    waiting = sorted(place for place in places if place != _FIRST)
+    return (waiting[:width] or [_FIRST])[-1]
+
+
+def _open_steps(session: Session) -> list[tuple[Command, int]]:
+    """Return what is still to be done, in a fixed order, with each step's place among its like."""
+    if not session.turns or session.turns[-1].complete:
+        return [(TakeTurn(turn=len(session.turns) + 1, purpose=Purpose.EXPLORE), _FIRST)]
+    turn = session.turns[-1]
+    return [
+        open_step
+        for index, call in enumerate(turn.calls)
+        if not call.complete
+        for open_step in _open_steps_of(turn.reply.turn, index, call)
+    ]
+
+
+def _open_steps_of(turn: int, index: int, call: Call) -> Iterable[tuple[Command, int]]:
     if call.answer is None and call.runs is None and call.self_run is None:
-        yield CallTool(turn=turn, index=index, call=call.call)
+        yield CallTool(turn=turn, index=index, call=call.call), index
     if call.self_run is not None and not call.self_run.complete:
-        yield JudgeRun(turn=turn, index=index, ordinal=0)
+        yield JudgeRun(turn=turn, index=index, ordinal=0), _FIRST
     for ordinal, run in enumerate(call.runs or ()):
+        place = call.runs_before + ordinal
         if run.record is None:
-            yield RunStudent(turn=turn, index=index, ordinal=ordinal, spec=run.spec)
+            yield RunStudent(turn=turn, index=index, ordinal=ordinal, spec=run.spec), place
         elif not run.complete:
-            yield JudgeRun(turn=turn, index=index, ordinal=ordinal)
+            yield JudgeRun(turn=turn, index=index, ordinal=ordinal), place
 
 
 def _unless_over(session: Session, phase: Phase) -> Phase:
@@ -499,8 +589,11 @@ def _expanded(session: Session, event: CallExpanded) -> Session:
     specs = event.runs[:left]
     runs = tuple(Run(spec=spec, runner=Runner.STUDENT) for spec in specs)
     refused = len(event.runs) - len(runs)
+    before = session.student_runs
     after = _with_open_call(
-        session, event, lambda call: replace(call, runs=runs, runs_refused=refused)
+        session,
+        event,
+        lambda call: replace(call, runs=runs, runs_before=before, runs_refused=refused),
     )
     return replace(after, student_runs=session.student_runs + len(runs))
 

@@ -203,6 +203,10 @@ class Limits:
     max_student_runs: int = 500
     max_cost_nusd: int = 5_000_000_000
     max_duration_ms: int = 3_600_000
+    #: Tool calls of a turn, and student runs of the session with their judging, that may be under way
+    #: at once; None: no bound, which journals of sessions that were given none rely on.
+    max_parallel_calls: int | None = None
+    max_parallel_runs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

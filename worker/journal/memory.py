@@ -197,7 +197,7 @@ class MemoryJournal:
         if step_id in session.index:
             # Its key came from elsewhere: nobody else would notice that the step is over.
             self._forget(session_id, session, step_id)
-            self._drive_if_idle(session_id, session)
+            self._drive_if_below(session_id, session, 1)
             return Claim(status=Claimed.GONE)
         if not (row.leased and row.token == token):
             refusal = self._refusal(session_id, session, step_id, row)
@@ -311,7 +311,9 @@ class MemoryJournal:
         """Answer a commit that is said twice: its first reply was lost."""
         rows = session.rows
         told = (step for step in commit.follow if step.step_id in rows)
-        idle = session.ended_ms is None and self._drive_if_idle(commit.lease.session_id, session)
+        idle = session.ended_ms is None and self._drive_if_below(
+            commit.lease.session_id, session, 1
+        )
         return Committed(
             status="ok",
             length=len(session.journal),
@@ -333,7 +335,7 @@ class MemoryJournal:
             status="ok",
             length=length,
             announced=announced,
-            must_drive=self._drive_if_idle(session_id, session),
+            must_drive=self._drive_if_below(session_id, session, _least_open(commit, length)),
         )
 
     @_atomic
@@ -349,7 +351,7 @@ class MemoryJournal:
         row.not_before = self._clock.now_ms() + delay_ms
         if row.stop:
             self._forget(lease.session_id, session, lease.step_id)
-            self._drive_if_idle(lease.session_id, session)
+            self._drive_if_below(lease.session_id, session, 1)
         else:
             self._due[lease.session_id, lease.step_id] = row.not_before
         return True
@@ -362,7 +364,7 @@ class MemoryJournal:
             return False
         self._forget(lease.session_id, session, lease.step_id)
         if session.ended_ms is None:
-            self._drive_if_idle(lease.session_id, session)
+            self._drive_if_below(lease.session_id, session, 1)
         return True
 
     @_atomic
@@ -548,11 +550,17 @@ class MemoryJournal:
         session.rows.pop(step_id, None)
         self._due.pop((session_id, step_id), None)
 
-    def _drive_if_idle(self, session_id: str, session: _Session) -> bool:
-        if session.open_steps:
+    def _drive_if_below(self, session_id: str, session: _Session, least: int) -> bool:
+        if len(session.open_steps) >= least:
             return False
         self._due[session_id, DRIVE] = self._clock.now_ms()
         return True
+
+
+def _least_open(commit: Commit, length: int) -> int:
+    """Return how many steps must be under way, that nobody need drive the session."""
+    knew_all = length == commit.expected_length + len(commit.events)
+    return 1 if knew_all else max(1, commit.least_open)
 
 
 def _outside(key: str, body: str, at_ms: int) -> Record:

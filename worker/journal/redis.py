@@ -187,6 +187,7 @@ class RedisJournal:
             commit.expected_length,
             self._grace_ms,
             commit.given_up,
+            commit.least_open,
             len(commit.events),
             *_flat(commit.events),
             *_steps(commit.follow),

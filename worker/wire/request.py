@@ -74,6 +74,10 @@ class RequestLimits(_Strict):
     #: US dollars; exact to a nano-dollar.
     max_cost_usd: Decimal = Field(Decimal(5), gt=0, le=1_000, max_digits=13, decimal_places=9)
     max_duration_s: int = Field(3_600, ge=10, le=86_400, strict=True)
+    #: Tool calls of one turn that may be under way at once; the others wait, and hold no slot.
+    max_parallel_calls: int = Field(16, ge=1, le=1_000, strict=True)
+    #: Student runs of the session, each with its judging, that may be under way at once.
+    max_parallel_runs: int = Field(64, ge=1, le=10_000, strict=True)
 
 
 class DiagnoseRequest(_Strict):

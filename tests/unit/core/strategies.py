@@ -124,6 +124,8 @@ def limits() -> SearchStrategy[Limits]:
         max_turns=st.sampled_from([4, 3, 2, 1]),
         max_tool_calls=st.sampled_from([8, 6, 3, 1]),
         max_student_runs=st.sampled_from([9, 8, 5, 3, 1, 0]),
+        max_parallel_calls=st.sampled_from([None, 1, 2]),
+        max_parallel_runs=st.sampled_from([None, 1, 2, 3]),
     )
 
 

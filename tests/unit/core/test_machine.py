@@ -42,7 +42,7 @@ from worker.core.events import (
     TeacherStopped,
     key_of,
 )
-from worker.core.machine import TRANSITIONS, Run, Session, apply, fold, wanted
+from worker.core.machine import TRANSITIONS, Run, Session, apply, fold, held_back, wanted
 from worker.core.values import (
     ClaimedCluster,
     Ending,
@@ -375,6 +375,45 @@ def test_no_limit_is_ever_passed(history: tuple[Event, ...]) -> None:
 
 @given(history=histories(finished=True))
 @MANY
+def test_no_width_is_ever_passed_and_none_stays_unused(history: tuple[Event, ...]) -> None:
+    for session in replay(history):
+        limits = session.spec.limits
+        commands = wanted(session)
+        calls = sum(isinstance(command, CallTool) for command in commands)
+        selves = {(call.turn, call.index) for call in _own_runs(session)}
+        runs = [
+            command
+            for command in commands
+            if isinstance(command, RunStudent | JudgeRun)
+            and (command.turn, command.index) not in selves
+        ]
+
+        assert limits.max_parallel_calls is None or calls <= limits.max_parallel_calls
+        assert limits.max_parallel_runs is None or len(runs) <= limits.max_parallel_runs
+        if held_back(session):
+            assert calls == limits.max_parallel_calls or len(runs) == limits.max_parallel_runs
+
+
+def _own_runs(session: Session) -> Iterator[RunRecorded]:
+    """Yield the teacher's own runs: their judging waits for no width."""
+    for call in session.calls:
+        if call.self_run is not None and call.self_run.record is not None:
+            yield call.self_run.record
+
+
+@given(history=histories(finished=True))
+@MANY
+def test_what_has_begun_is_wanted_until_it_is_done_or_the_exploration_ends(
+    history: tuple[Event, ...],
+) -> None:
+    sessions = list(replay(history))
+    for event, (before, after) in zip(history[1:], pairwise(sessions), strict=True):
+        if before.phase is after.phase is Phase.EXPLORING:
+            assert set(ids(before)) - {key_of(event)} <= set(ids(after))
+
+
+@given(history=histories(finished=True))
+@MANY
 def test_a_session_that_has_not_ended_wants_something_and_nothing_that_is_done(
     history: tuple[Event, ...],
 ) -> None:
@@ -573,6 +612,28 @@ def test_runs_beyond_the_limit_are_refused_and_counted() -> None:
     assert ids(expanded) == ["run/1.0.0", "run/1.0.1", "run/1.1.0"]
     assert [call.runs_refused for call in expanded.calls] == [0, 1, 2]
     assert expanded.student_runs == 3
+
+
+def test_a_run_begins_when_one_that_was_asked_for_before_it_is_over() -> None:
+    within = opened(max_parallel_runs=2)
+    later = fold([within, PREPARED, turn(1, "a", "b"), asks_for(1, 1, 3)])
+    both = apply(later, asks_for(1, 0, 2))
+    judged = apply(both, ran(1, 1, 0, needs_judge=True))
+    one_over = apply(judged, RunJudged(turn=1, index=1, ordinal=0, score=1.0, passed=True, why=""))
+    two_over = apply(one_over, ran(1, 1, 1))
+
+    assert ids(later) == ["call/1.0", "run/1.1.0", "run/1.1.1"]
+    assert (ids(both), held_back(both)) == (["run/1.1.0", "run/1.1.1"], 3)
+    assert ids(judged) == ["judge/1.1.0", "run/1.1.1"], "a run's judging is of its width"
+    assert ids(one_over) == ["run/1.1.1", "run/1.1.2"]
+    assert (ids(two_over), held_back(two_over)) == (["run/1.0.0", "run/1.1.2"], 1)
+
+
+def test_calls_of_a_turn_begin_in_their_order_as_others_end() -> None:
+    asked = fold([opened(max_parallel_calls=2), PREPARED, turn(1, "a", "b", "c", "d")])
+
+    assert (ids(asked), held_back(asked)) == (["call/1.0", "call/1.1"], 2)
+    assert ids(apply(asked, answer(1, 1))) == ["call/1.0", "call/1.2"]
 
 
 @pytest.mark.parametrize(

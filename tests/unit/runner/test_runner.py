@@ -465,6 +465,28 @@ def _expanded_twice(command: Command, step: Step) -> Event:
     return CallExpanded(turn=1, index=0, runs=runs)
 
 
+def test_a_width_is_filled_again_by_who_commits_last() -> None:
+    desk = Desk()
+    desk.open(Limits(max_parallel_runs=2))
+    wide = CallExpanded(
+        turn=1, index=0, runs=tuple(RunSpec(task_id="t", attempt=n) for n in range(5))
+    )
+    desk.play("prepare", "turn/1")
+    desk.then(lambda _command, _step: wide)
+    desk.play("call/1.0")
+
+    def while_another_ends(command: Command, step: Step) -> Event:
+        desk.play("run/1.0.1")
+        return usual(command, step)
+
+    desk.then(while_another_ends)
+    desk.play("run/1.0.0")
+
+    rows = {row.step_id for row in desk.journal.steps(SESSION)}
+    assert rows == {"run/1.0.2", "run/1.0.3"}
+    assert desk.told()[-2:] == ["run/1.0.2", "run/1.0.3"]
+
+
 def test_a_session_that_is_unknown_or_has_ended_cannot_be_cancelled(desk: Desk) -> None:
     desk.play("prepare", "turn/1", "call/1.0", "turn/2", "conclude")
 

@@ -9,7 +9,7 @@ if not h[1] or not is_open(sid) then return {'gone'} end
 if done(sid, step) then
   -- Its key came from elsewhere: nobody else would notice that the step is over.
   forget(sid, step)
-  drive_if_idle(sid)
+  drive_if_below(sid, 1)
   return {'gone'}
 end
 local fence, attempt, deaths = h[2], tonumber(h[6]), tonumber(h[7])

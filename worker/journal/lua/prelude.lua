@@ -80,9 +80,9 @@ local function bury(sid, step, attempt, deaths, reason)
   redis.call('HDEL', DEAD, int(number - 1000))
 end
 
--- With nothing under way, somebody must ask the core what comes next.
-local function drive_if_idle(sid)
-  if redis.call('SCARD', open_key(sid)) > 0 then return 0 end
+-- With nothing under way, or too little of what could be, somebody must ask the core what comes next.
+local function drive_if_below(sid, least)
+  if redis.call('SCARD', open_key(sid)) >= least then return 0 end
   due_at(sid, 'drive', now)
   return 1
 end
