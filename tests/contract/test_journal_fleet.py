@@ -124,7 +124,7 @@ class Fleet:
 
     def commit(self, lease: Lease, session: Session, length: int, event: Event) -> None:
         after = apply(session, event)
-        before = set() if is_crowded(after) else set(wanted(session))
+        before = () if is_crowded(after) else wanted(session)
         follow = [command for command in wanted(after) if command not in before]
         committed = self.journal.commit(
             Commit(
