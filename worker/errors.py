@@ -8,6 +8,7 @@ fields, so that nobody has to parse a message. All of them survive pickling.
 * wait and try again: `Unavailable`
 * a bug, or a journal of another version: `IllegalEvent`, `UnknownVersion`
 * money said no: `BudgetDenied`
+* somebody else's server has no room for us now: `RateLimited`
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = [
     "LeaseLost",
     "Misconfigured",
     "NotYet",
+    "RateLimited",
     "RequestInvalid",
     "StudentFault",
     "TeacherFault",
@@ -96,6 +98,20 @@ class NotYet(DiagnosisError):
     """Something must end first (a paid call under way). Cure: none needed; it is tried again."""
 
 
+class RateLimited(DiagnosisError):
+    """A call has to wait for its server's rate or room. Cure: none needed; it is tried again.
+
+    Attributes:
+        retry_after_ms: When it may be its turn.
+        why: What it waits for: `requests`, `input tokens`, `output tokens`, `slots` or `pause`.
+    """
+
+    def __init__(self, message: str, *, retry_after_ms: int, why: str) -> None:
+        super().__init__(message, retry_after_ms=retry_after_ms, why=why)
+        self.retry_after_ms = retry_after_ms
+        self.why = why
+
+
 class Cancelled(DiagnosisError):
     """The session was cancelled while the step ran. Cure: stop; the session concludes by itself."""
 
@@ -127,6 +143,9 @@ class TeacherFault(DiagnosisError):
         retry_after_ms: The server's own word, None where it said nothing.
         status: HTTP status, None where there was no answer.
         request_id: The provider's request id, None where there was no answer.
+        pushback: What the answer says about load: `rate` (a limit a minute), `ramp` (we grew too
+            fast), `overload` (the provider has too much), `spend` (the account pays no more), or
+            nothing.
     """
 
     def __init__(
@@ -138,6 +157,7 @@ class TeacherFault(DiagnosisError):
         retry_after_ms: int | None = None,
         status: int | None = None,
         request_id: str | None = None,
+        pushback: Literal["", "rate", "ramp", "overload", "spend"] = "",
     ) -> None:
         super().__init__(
             message,
@@ -146,12 +166,14 @@ class TeacherFault(DiagnosisError):
             retry_after_ms=retry_after_ms,
             status=status,
             request_id=request_id,
+            pushback=pushback,
         )
         self.billing: Literal["unbilled", "unknown"] = billing
         self.retry: Literal["later", "never", "stop"] = retry
         self.retry_after_ms = retry_after_ms
         self.status = status
         self.request_id = request_id
+        self.pushback: Literal["", "rate", "ramp", "overload", "spend"] = pushback
 
 
 class StudentFault(DiagnosisError):

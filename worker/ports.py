@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from worker.core.rates import Ask, Ending, Limits, Rates, Standing
     from worker.core.values import CallKind, RunOutcome, Usage
 
 __all__ = [
@@ -31,11 +32,13 @@ __all__ = [
     "DeadLetter",
     "Entry",
     "EntryState",
+    "GroupView",
     "Hints",
     "Journal",
     "JudgeRequest",
     "Lease",
     "Ledger",
+    "Limiter",
     "Note",
     "Record",
     "Slice",
@@ -688,4 +691,60 @@ class Student(Protocol):
         Raises:
             StudentFault: With whether the same request may succeed later.
         """
+        ...
+
+
+# ------------------------------------------------------------------------------------------ rates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupView:
+    """How one group of an account stands, for people."""
+
+    group: str
+    #: Calls under way, and how many may be; None: any number.
+    under_way: int
+    slots: int | None
+    #: Steps in the line.
+    waiting: int
+    #: How long nobody calls yet, and in whose words.
+    pause_ms: int
+    said: str
+    #: The limits that the provider said it has.
+    told: Rates
+
+
+class Limiter(Protocol):
+    """How fast and how many at once the fleet calls somebody else's servers.
+
+    An account is what shares limits: a provider's key, or a student's server. Every method is one
+    atomic transition on the server's time. All raise `Unavailable` when it does not answer.
+    """
+
+    def admit(self, account: str, group: str, limits: Limits, ask: Ask) -> Standing:
+        """Let a call go, or say when to ask again. A repeat is told the same.
+
+        A call that goes has a slot until it is ended, or for `SLOT_TTL_MS` after it was kept last.
+        One that waits has a place in the line under its name, and is told a time of its own.
+        """
+        ...
+
+    def keep(self, account: str, group: str, grants: Sequence[str]) -> None:
+        """Keep the slots of calls that are still under way."""
+        ...
+
+    def end(self, account: str, group: str, limits: Limits, grant: str, ending: Ending) -> None:
+        """Free the slot, put right what was taken, and learn from how the call ended. Idempotent."""
+        ...
+
+    def lift(self, account: str) -> bool:
+        """Let an account's calls go again after a stop or in a pause; False where there is none."""
+        ...
+
+    def stopped(self, account: str) -> str | None:
+        """Return in whose words the account is stopped, None where it is not."""
+        ...
+
+    def groups(self, account: str) -> tuple[GroupView, ...]:
+        """Return how the account's groups stand, by name."""
         ...

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Failure", "What", "retry_after_ms", "teacher_fault"]
 
 Retry = Literal["later", "never", "stop"]
+Pushback = Literal["", "rate", "ramp", "overload", "spend"]
 
 
 class What(StrEnum):
@@ -83,6 +84,12 @@ _UNBILLED_STATUSES = frozenset({400, 401, 402, 403, 404, 413, 422, 429, 529})
 _STOP_STATUSES = frozenset({401, 402, 403})
 _LATER_STATUSES = frozenset({408, 409, 429})
 _SERVER_ERROR = 500
+
+#: Too many for the rate; grown too fast; too much for the provider.
+_RATE_STATUS = 429
+_RAMP_CODE = "ramp_limit_exceeded"
+_FULL_STATUSES = frozenset({503, 504, 529})
+_FULL_TYPES = frozenset({"overloaded_error", "timeout_error"})
 
 _STOP_TYPES = frozenset({"authentication_error", "billing_error", "permission_error"})
 _NEVER_TYPES = frozenset({"invalid_request_error", "not_found_error", "request_too_large"})
@@ -139,7 +146,20 @@ def teacher_fault(failure: Failure) -> TeacherFault:
         retry_after_ms=failure.retry_after_ms,
         status=failure.status,
         request_id=failure.request_id,
+        pushback=_pushback(failure),
     )
+
+
+def _pushback(failure: Failure) -> Pushback:
+    """Return what the failure says about the provider's load, or about the account."""
+    if _is_spend_stop(failure):
+        return "spend"
+    if failure.error_code == _RAMP_CODE:
+        return "ramp"
+    if failure.status == _RATE_STATUS or failure.error_type == "rate_limit_error":
+        return "rate"
+    full = failure.status in _FULL_STATUSES or failure.error_type in _FULL_TYPES
+    return "overload" if full else ""
 
 
 def _is_unbilled(failure: Failure) -> bool:

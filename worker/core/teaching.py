@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from worker.core.rates import Rates
 from worker.core.values import Usage  # noqa: TC001 - dataclass fields, read at run time
 
 __all__ = ["JudgeRequest", "TeacherReply", "TeacherRequest", "Verdict"]
@@ -42,6 +43,8 @@ class TeacherReply:
     latency_ms: int
     #: The provider says that it did not charge (a refusal before any output).
     unbilled: bool = False
+    #: The account's limits a minute, where the provider said them.
+    rates: Rates = field(default_factory=Rates)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
