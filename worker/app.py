@@ -63,7 +63,9 @@ def system() -> System:
 
     with _building:
         if _system is None or _system_pid != os.getpid():
-            _system = bootstrap.build(load_settings(), hints=CeleryHints(app), publish=_publish)
+            _system = bootstrap.build(
+                load_settings(), hints=CeleryHints(app), publish=_publish, observer=metrics()
+            )
             _system_pid = os.getpid()
         return _system
 

@@ -27,6 +27,9 @@ from worker.journal.redis import RedisJournal
 from worker.judge.llm import LlmJudge
 from worker.lazy import LazyMap
 from worker.ledger.redis import RedisLedger
+from worker.limits.gate import SHORT_MS, Gate, Keeper, TeacherGate
+from worker.limits.limited import LimitedStudent
+from worker.limits.redis import RedisLimiter
 from worker.paid import PaidTeacher
 from worker.payloads import Payloads
 from worker.recovery import Recovery
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     import redis
     from pydantic import SecretStr
 
+    from worker.core.rates import Limits
+    from worker.limits.gate import Observer
     from worker.ports import Hints, Student
     from worker.settings import Settings, StudentSettings, TeacherSettings
     from worker.wire.result import DiagnoseResult
@@ -76,7 +81,11 @@ class System:
 
 
 def build(
-    settings: Settings, *, hints: Hints, publish: Callable[[DiagnoseResult, float], None]
+    settings: Settings,
+    *,
+    hints: Hints,
+    publish: Callable[[DiagnoseResult, float], None],
+    observer: Observer | None = None,
 ) -> System:
     """Return the system that `settings` describe.
 
@@ -84,6 +93,7 @@ def build(
         settings: Of this process.
         hints: Tells workers about due steps.
         publish: Makes a session's result readable; also given its runtime in seconds.
+        observer: Hears of calls that wait, and of those that their servers push back.
     """
     closing = ExitStack()
     client = connect(settings.redis_url.get_secret_value())
@@ -93,6 +103,8 @@ def build(
     artifacts = build_artifacts(settings)
     closing.callback(artifacts.close)
     payloads = Payloads(artifacts, inline_bytes=settings.payload_inline_bytes)
+    gates = _Gates(RedisLimiter(client, prefix=settings.key_prefix), observer)
+    closing.callback(gates.close)
     checkpoints = Checkpoints(journal, ledger, artifacts, SystemClock())
     ports = Ports(
         ledger=ledger,
@@ -101,13 +113,15 @@ def build(
         workspaces=_Workspaces(artifacts, settings.cache_dir, settings.cache_max_bytes),
         teachers=LazyMap(
             {
-                name: partial(_teacher, teacher, ledger, checkpoints, closing)
+                name: partial(
+                    _teacher, name, teacher, ledger, checkpoints, gates=gates, closing=closing
+                )
                 for name, teacher in settings.teachers.items()
             }
         ),
         students=LazyMap(
             {
-                name: partial(_student, student, closing)
+                name: partial(_student, name, student, gates, closing)
                 for name, student in settings.students.items()
             }
         ),
@@ -195,8 +209,37 @@ class _Workspaces:
             )
 
 
+class _Gates:
+    """Makes the gates of this process, which keep their calls' slots together."""
+
+    def __init__(self, limiter: RedisLimiter, observer: Observer | None) -> None:
+        self._limiter = limiter
+        self._keeper = Keeper(limiter)
+        self._observer = observer
+        self.close = self._keeper.close
+
+    def make(self, server: str, account: str, limits: Limits, *, short_ms: int) -> Gate:
+        return Gate(
+            self._limiter,
+            self._keeper,
+            account=account,
+            limits=limits,
+            server=server,
+            new_token=lambda: secrets.token_hex(8),
+            chance=random.random,
+            observer=self._observer,
+            short_ms=short_ms,
+        )
+
+
 def _teacher(
-    settings: TeacherSettings, ledger: RedisLedger, checkpoints: Checkpoints, closing: ExitStack
+    name: str,
+    settings: TeacherSettings,
+    ledger: RedisLedger,
+    checkpoints: Checkpoints,
+    *,
+    gates: _Gates,
+    closing: ExitStack,
 ) -> PaidTeacher:
     # Imported here: the SDK takes 40 MB that only the teacher queue needs.
     from worker.teacher.anthropic import AnthropicTeacher  # noqa: PLC0415
@@ -205,10 +248,16 @@ def _teacher(
         base_url=settings.base_url, api_key=settings.api_key.get_secret_value()
     )
     closing.callback(teacher.close)
-    return PaidTeacher(teacher, ledger, note=checkpoints.note_sent)
+    gate = gates.make(f"teacher {name}", settings.account, settings.limits, short_ms=SHORT_MS)
+    return PaidTeacher(
+        teacher,
+        ledger,
+        note=checkpoints.note_sent,
+        gate=TeacherGate(gate, group=settings.rate_group),
+    )
 
 
-def _student(settings: StudentSettings, closing: ExitStack) -> Student:
+def _student(name: str, settings: StudentSettings, gates: _Gates, closing: ExitStack) -> Student:
     from worker.student.http import HttpStudent  # noqa: PLC0415 - only the student queue needs it
 
     student = HttpStudent(
@@ -221,7 +270,8 @@ def _student(settings: StudentSettings, closing: ExitStack) -> Student:
         system_prompt=settings.system_prompt,
     )
     closing.callback(student.close)
-    return student
+    gate = gates.make(f"student {name}", settings.account, settings.limits, short_ms=0)
+    return LimitedStudent(student, gate)
 
 
 def _secret(value: SecretStr | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Paying for a call to the teacher: reserve, say so, send, account for the outcome.
+"""Paying for a call to the teacher: wait for the rate, reserve, say so, send, account for the outcome.
 
 Rule: nothing else calls a `Teacher`. One reservation is one HTTP request, and whatever happens to
 the request, the ledger holds at least what the provider may bill for it. Before it is sent, its bound
@@ -21,7 +21,7 @@ nobody makes any more.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -37,13 +37,17 @@ from worker.core.bounds import (
     why_unbounded,
 )
 from worker.core.prices import PRICE_VERSION, Price, cost_nusd, price_of
+from worker.core.rates import ending_of_reply
 from worker.errors import BadInput, BudgetDenied, DiagnosisError, TeacherFault, Unavailable
+from worker.limits.gate import Passed
 from worker.ports import Entry, EntryState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from worker.core.values import CallKind, Usage
+    from worker.limits.gate import TeacherGate
     from worker.ports import Ledger, Teacher, TeacherReply, TeacherRequest
 
 __all__ = ["PaidReply", "PaidTeacher"]
@@ -123,6 +127,7 @@ class PaidTeacher:
         patience_ms: int = PATIENCE_MS,
         now_s: Callable[[], float] = time.monotonic,
         note: Callable[[Entry], None] | None = None,
+        gate: TeacherGate | None = None,
     ) -> None:
         """Take a teacher and who pays for it.
 
@@ -133,6 +138,7 @@ class PaidTeacher:
             patience_ms: How long what must not be lost is said again.
             now_s: This process's clock.
             note: Stores that a request may go out now (`Checkpoints.note_sent`).
+            gate: The account's rate; None lets every call go at once.
         """
         self._teacher = teacher
         self._ledger = ledger
@@ -140,6 +146,7 @@ class PaidTeacher:
         self._patience_ms = patience_ms
         self._now_s = now_s
         self._note = note
+        self._gate = gate
 
     def call(
         self,
@@ -167,6 +174,7 @@ class PaidTeacher:
             replaces: A hold that makes room for this call, if it still stands.
 
         Raises:
+            RateLimited: The provider's rate has no room now. Nothing was sent, nothing is held.
             BudgetDenied: The scopes cannot carry the call. Nothing was sent, nothing is held.
             TeacherFault: The call failed. The ledger has been put right.
             Unavailable: The ledger or the notes did not answer: before the call, and nothing was
@@ -177,10 +185,22 @@ class PaidTeacher:
             BadInput: The request has no bound, or the reservation id cannot be one.
         """
         call = _bounded(request, reservation_id, prompt_bound_tokens)
-        call = self._reserve(call, scopes, kind=kind, step_id=step_id, replaces=replaces)
-        self._go_ahead(call, _noted(call, scopes, kind=kind, step_id=step_id))
-        reply = self._send(call, stopped)
+        with self._passing(request, reservation_id) as passed:
+            call = self._reserve(call, scopes, kind=kind, step_id=step_id, replaces=replaces)
+            self._go_ahead(call, _noted(call, scopes, kind=kind, step_id=step_id))
+            passed.begun()
+            reply = self._send(call, stopped)
+            passed.ending = ending_of_reply(reply)
         return self._settle(call, reply)
+
+    def _passing(
+        self, request: TeacherRequest, reservation_id: str
+    ) -> AbstractContextManager[Passed]:
+        """Wait for the provider's rate, before any money is held."""
+        if self._gate is None:
+            return nullcontext(Passed())
+        # `session/step/attempt`: a step keeps its place in the line through all attempts.
+        return self._gate.passing(request, reservation_id.rpartition("/")[0])
 
     # ------------------------------------------------------------------------------ before
 

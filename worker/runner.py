@@ -27,6 +27,7 @@ from worker.errors import (
     IllegalEvent,
     Misconfigured,
     NotYet,
+    RateLimited,
     StudentFault,
     TeacherFault,
     Unavailable,
@@ -409,7 +410,7 @@ def _retryable(exc: Exception) -> bool:
             return exc.retry == "later"
         case StudentFault():
             return exc.retryable
-        case Unavailable() | Misconfigured() | NotYet():
+        case Unavailable() | Misconfigured() | NotYet() | RateLimited():
             return True
         case DiagnosisError():
             return False

@@ -23,7 +23,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from worker.core.rates import MOST_PER_MINUTE, MOST_SLOTS, START_SLOTS, Limits, Rates
 from worker.errors import Misconfigured
+from worker.limits.keys import account_name
 
 __all__ = [
     "MOST_USD",
@@ -46,6 +48,16 @@ class _Named(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _per_minute(what: str) -> Any:  # noqa: ANN401 - a field, as pydantic's own `Field`
+    return Field(
+        None,
+        ge=1,
+        le=MOST_PER_MINUTE,
+        description=f"{what} a minute, for each group of models and the whole fleet. The provider's "
+        "own word (its headers) only lowers it; with None it is all there is.",
+    )
+
+
 class StudentSettings(_Named):
     """A student that requests may name: an OpenAI-compatible chat endpoint."""
 
@@ -56,6 +68,23 @@ class StudentSettings(_Named):
     timeout_ms: int = Field(60_000, ge=100, description="For one answer, from first to last byte.")
     max_tokens: int = Field(1_024, ge=1, description="Limit of one answer.")
     temperature: float | None = Field(0.7, ge=0, le=2, description="None leaves it to the server.")
+    max_concurrency: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_SLOTS,
+        description="Runs at once on this server, in the whole fleet; with None as many as there "
+        "are, until it answers 429, 503, not in time or three times slower than before.",
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """How many runs at once its server is given."""
+        return Limits(most=self.max_concurrency, watches_latency=True)
+
+    @property
+    def account(self) -> str:
+        """What shares these limits: all students behind one address."""
+        return account_name("student", self.base_url.rstrip("/"))
 
 
 class TeacherSettings(_Named):
@@ -66,6 +95,44 @@ class TeacherSettings(_Named):
     api_key: SecretStr = Field(SecretStr(""), description="The account's key.")
     max_output_tokens: int = Field(8_192, ge=256, le=64_000, description="Limit of one turn.")
     simulated: bool = Field(False, description="Marks everything it says as simulated.")
+    requests_per_minute: int | None = _per_minute("Requests")
+    input_tokens_per_minute: int | None = _per_minute("Prompt tokens that no cache has")
+    output_tokens_per_minute: int | None = _per_minute("Tokens of replies")
+    max_concurrency: int | None = Field(
+        None, ge=1, le=MOST_SLOTS, description="Calls at once, in the whole fleet; None has no end."
+    )
+    rate_account: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9.-]{0,50}$",
+        description="Teachers with the same name here share their limits; None shares among those "
+        "with the same address and key. For several keys of one organization.",
+    )
+    rate_group: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9.-]{0,39}$",
+        description="Models with the same name here share their limits; None takes each model's "
+        "family and major version, as `opus-4`.",
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """How fast each group of models is called."""
+        return Limits(
+            rates=Rates(
+                requests=self.requests_per_minute,
+                input_tokens=self.input_tokens_per_minute,
+                output_tokens=self.output_tokens_per_minute,
+            ),
+            most=self.max_concurrency,
+            start=START_SLOTS,
+        )
+
+    @property
+    def account(self) -> str:
+        """What shares these limits: a provider's account, by its key unless it has a name."""
+        if self.rate_account is not None:
+            return f"teacher-{self.rate_account}"
+        return account_name("teacher", self.base_url.rstrip("/"), self.api_key.get_secret_value())
 
 
 class JudgeSettings(_Named):

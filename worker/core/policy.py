@@ -17,7 +17,7 @@ from worker.core.commands import (
     RunStudent,
     TakeTurn,
 )
-from worker.errors import DiagnosisError, Misconfigured, NotYet, Unavailable
+from worker.errors import DiagnosisError, Misconfigured, NotYet, RateLimited, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +58,8 @@ _STUDENT = Patience(retries=4, base_ms=500, longest_ms=8_000)
 _OURS = Patience(retries=1_000_000, base_ms=500, longest_ms=15_000)
 #: Something of ours that ends by itself, mostly within a second.
 _SOON = Patience(retries=1_000_000, base_ms=200, longest_ms=2_000)
+#: Somebody else's rate or room: the limits know when it is the step's turn, and spread the waits.
+_TURN = Patience(retries=1_000_000, base_ms=1, longest_ms=1)
 #: An exception that nobody expected.
 _BUG = Patience(retries=2, base_ms=500, longest_ms=2_000)
 
@@ -82,6 +84,8 @@ def patience_for(command: Command, fault: Exception) -> Patience:
     """
     if isinstance(fault, NotYet):
         return _SOON
+    if isinstance(fault, RateLimited):
+        return _TURN
     if is_ours(fault):
         return _OURS
     if not isinstance(fault, DiagnosisError):
@@ -97,8 +101,11 @@ def patience_for(command: Command, fault: Exception) -> Patience:
 
 
 def is_ours(fault: Exception) -> bool:
-    """Whether a server or a rule of ours kept the step from working: it is waited out."""
-    return isinstance(fault, (NotYet, Unavailable, Misconfigured))
+    """Whether a server or a rule of ours kept the step from working: it is waited out.
+
+    So is a step that was sent away before it began, since its call had to wait for its turn.
+    """
+    return isinstance(fault, (NotYet, RateLimited, Unavailable, Misconfigured))
 
 
 def after_fault(

@@ -8,9 +8,10 @@ cannot be asked, calls go: a server's refusal is a nuisance, a fleet that stands
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -19,7 +20,6 @@ from worker.core.rates import (
     Ask,
     Ending,
     ending_of_fault,
-    ending_of_reply,
     ending_of_student_fault,
     model_group,
     new_input_tokens,
@@ -27,10 +27,10 @@ from worker.core.rates import (
 from worker.errors import RateLimited, StudentFault, TeacherFault, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
 
     from worker.core.rates import Limits, Standing
-    from worker.core.teaching import TeacherReply, TeacherRequest
+    from worker.core.teaching import TeacherRequest
     from worker.ports import Limiter
 
 __all__ = ["Gate", "Keeper", "Observer", "Passed", "TeacherGate"]
@@ -101,9 +101,13 @@ class Keeper:
 
 @dataclass(slots=True)
 class Passed:
-    """A call that was let go; whoever makes it says how it ended."""
+    """A call that was let go; whoever makes it says how far it came."""
 
-    ending: Ending
+    ending: Ending = field(default_factory=lambda: Ending(outcome="unsent"))
+
+    def begun(self) -> None:
+        """Say that the request goes out now: what was taken for it is not given back any more."""
+        self.ending = Ending(outcome="failed")
 
 
 class Gate:
@@ -121,7 +125,7 @@ class Gate:
         chance: Callable[[], float],
         observer: Observer | None = None,
         short_ms: int = SHORT_MS,
-        sleep: Callable[[float], object] = threading.Event().wait,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         """Describe a gate.
 
@@ -174,7 +178,7 @@ class Gate:
             max_output_tokens=max_output_tokens,
         )
         granted = self._enter(group, ask)
-        passed = Passed(Ending(outcome="unsent"))
+        passed = Passed()
         if granted:
             self._keeper.add(self._account, group, ask.grant)
         try:
@@ -233,8 +237,6 @@ class Gate:
             pushback="spend",
         )
 
-    # ------------------------------------------------------------------------------ what was learned
-
     def failed(self, fault: TeacherFault | StudentFault) -> Ending:
         """Return what a fault says about the load."""
         if isinstance(fault, TeacherFault):
@@ -268,8 +270,3 @@ class TeacherGate:
             except TeacherFault as fault:
                 passed.ending = self._gate.failed(fault)
                 raise
-
-    @staticmethod
-    def answered(passed: Passed, reply: TeacherReply) -> None:
-        """Note that a reply came whole."""
-        passed.ending = ending_of_reply(reply)

@@ -36,6 +36,7 @@ class LimitedStudent:
         """
         # `session/step/attempt`: a step keeps its place in the line through all attempts.
         with self._gate.passing(GROUP, run_id.rpartition("/")[0] or run_id) as passed:
+            passed.begun()
             try:
                 answer = self._student.answer(query, seed=seed, run_id=run_id)
             except StudentFault as fault:

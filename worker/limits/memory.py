@@ -42,6 +42,8 @@ class _Group:
     pause_until_ms: int = 0
     said: str = ""
     asked_ms: int = 0
+    #: Whether anything was ever asked or told.
+    known: bool = False
     #: Grant -> when its slot ends without a word.
     slots: dict[str, int] = field(default_factory=dict[str, int])
     taken: dict[str, _Taken] = field(default_factory=dict[str, _Taken])
@@ -106,7 +108,7 @@ class MemoryLimiter:
         with self._lock:
             now = self._clock.now_ms()
             found = sorted(self._groups[valid_account(account)].items())
-            return tuple(_view(name, group, now) for name, group in found)
+            return tuple(_view(name, group, now) for name, group in found if group.known)
 
     def _group(self, account: str, group: str) -> _Group:
         return self._groups[valid_account(account)].setdefault(valid_group(group), _Group())
@@ -123,7 +125,7 @@ def _forget_dead(group: _Group, now: int) -> None:
 def _admit(group: _Group, limits: Limits, ask: Ask, now: int) -> Standing:
     idle = not group.slots and now - group.asked_ms >= rates.IDLE_MS
     group.window = rates.opened(group.window, limits.start, idle=idle)
-    group.asked_ms = now
+    group.asked_ms, group.known = now, True
     usual = group.usual_output_tokens or rates.FIRST_OUTPUT_TOKENS
     amounts = (1, ask.input_tokens, min(ask.max_output_tokens, usual))
     places = _places(group, ask.name, now)
@@ -187,9 +189,10 @@ def _slot_waits(
 
 def _end(group: _Group, limits: Limits, grant: str, ending: Ending, now: int) -> None:
     if ending.told != Rates():
-        group.told = ending.told
+        group.told, group.known = ending.told, True
     if ending.pause_ms and now + ending.pause_ms > group.pause_until_ms:
         group.pause_until_ms, group.said = now + ending.pause_ms, ending.said
+        group.known = True
     under_way = len(group.slots)
     group.slots.pop(grant, None)
     taken = group.taken.pop(grant, None)

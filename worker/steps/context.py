@@ -5,11 +5,13 @@ Rule: everything here is given; a step builds no adapter and reads no setting.
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from worker.core.checkpoints import FIRST_LIFE, began_ms
-from worker.errors import BundleInvalid, Cancelled, RequestInvalid
+from worker.errors import BundleInvalid, Cancelled, RateLimited, RequestInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 __all__ = ["JudgePort", "Payer", "Ports", "Step", "closing_hold_id"]
+
+
+#: How often a call that waits within its step looks whether it is told to stop.
+_LOOK_S = 0.25
+#: For a longer one the step leaves, and pays for its first calls again.
+_LONGEST_HELD_MS = 30_000
 
 
 class Payer(Protocol):
@@ -194,10 +202,44 @@ class Step:
             replaces: A held reservation that this call's takes the place of.
 
         Raises:
+            RateLimited: The first call of the step has to wait; a later one is waited for here,
+                since the step would pay for the ones before it again.
             BudgetDenied, TeacherFault: With the ledger put right.
             Cancelled: The step was told to stop before anything was sent.
         """
-        self.check()
+        while True:
+            self.check()
+            try:
+                return self._pay(
+                    request,
+                    kind=kind,
+                    account=account,
+                    prompt_bound_tokens=prompt_bound_tokens,
+                    number=number,
+                    replaces=replaces,
+                )
+            except RateLimited as exc:
+                if number == 1 or exc.retry_after_ms > _LONGEST_HELD_MS:
+                    raise
+                self._sleep(exc.retry_after_ms)
+
+    def _sleep(self, ms: int) -> None:
+        """Wait, unless the step is told to stop."""
+        pause = threading.Event()
+        until_s = time.monotonic() + ms / 1000
+        while (left_s := until_s - time.monotonic()) > 0 and not self.stopped():
+            pause.wait(min(left_s, _LOOK_S))
+
+    def _pay(
+        self,
+        request: TeacherRequest,
+        *,
+        kind: CallKind,
+        account: str,
+        prompt_bound_tokens: int,
+        number: int,
+        replaces: str | None,
+    ) -> PaidReply:
         spec = self.session.spec
         return _named("teacher", account, self.ports.teachers).call(
             request,

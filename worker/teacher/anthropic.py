@@ -15,6 +15,7 @@ import urllib.request
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
+from worker.core.rates import told_rates
 from worker.core.teacher_faults import Failure, What, retry_after_ms, teacher_fault
 from worker.core.teaching import TeacherReply
 from worker.errors import Misconfigured
@@ -22,7 +23,7 @@ from worker.teacher.assembly import Assembly, BrokenReply, ProviderError, event_
 from worker.teacher.watched import Answer, Ended, Watch, WatchedBackend, Watches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import httpx2
     from anthropic import APIStatusError, Stream
@@ -321,7 +322,7 @@ def _proxy_for(url: httpx2.URL) -> str | None:
 # -------------------------------------------------------------------------------------- the reply
 
 
-def _reply(assembly: Assembly, request_id: str, latency_ms: int) -> TeacherReply:
+def _reply(assembly: Assembly, headers: Mapping[str, str], latency_ms: int) -> TeacherReply:
     content, usage = assembly.content, assembly.usage
     refused = assembly.stop_reason == "refusal"
     return TeacherReply(
@@ -330,9 +331,10 @@ def _reply(assembly: Assembly, request_id: str, latency_ms: int) -> TeacherReply
         usage=usage,
         model=assembly.model,
         message_id=assembly.message_id,
-        request_id=request_id,
+        request_id=headers.get("request-id", ""),
         latency_ms=latency_ms,
         unbilled=refused and not content and usage.output_tokens == 0,
+        rates=told_rates(headers),
     )
 
 

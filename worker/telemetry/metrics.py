@@ -97,6 +97,22 @@ BREACH = Metric(
     meaning="How far calls ever went above their bounds, in the account with the most of it. Alert "
     "above 0: a bound is wrong. All workers see the same: take the maximum.",
 )
+LIMITED = Metric(
+    name="diagnosis_limited_calls_total",
+    kind="counter",
+    unit="calls",
+    meaning="Calls of a teacher or student that were sent away to wait, by server and what for: "
+    "requests, input tokens, output tokens (a rate), slots (calls at once), pause.",
+    labels=("server", "why"),
+)
+PUSHED_BACK = Metric(
+    name="diagnosis_pushed_back_calls_total",
+    kind="counter",
+    unit="calls",
+    meaning="Calls that their server refused for their rate (limited) or could not carry "
+    "(overloaded). More than a few an hour: the limits in the settings are too high.",
+    labels=("server", "outcome"),
+)
 
 METRICS = (
     STEPS,
@@ -109,6 +125,8 @@ METRICS = (
     UNARCHIVED,
     FROZEN,
     BREACH,
+    LIMITED,
+    PUSHED_BACK,
 )
 
 
@@ -137,6 +155,12 @@ class Metrics:
         )
         self._spent = Counter(SPENT.name, SPENT.meaning, registry=self.registry)
         self._swept = Counter(SWEPT.name, SWEPT.meaning, registry=self.registry)
+        self._limited = Counter(
+            LIMITED.name, LIMITED.meaning, LIMITED.labels, registry=self.registry
+        )
+        self._pushed_back = Counter(
+            PUSHED_BACK.name, PUSHED_BACK.meaning, PUSHED_BACK.labels, registry=self.registry
+        )
         self.under_way = Gauge(UNDER_WAY.name, UNDER_WAY.meaning, registry=self.registry)
         self._unarchived = Gauge(UNARCHIVED.name, UNARCHIVED.meaning, registry=self.registry)
         self._frozen = Gauge(FROZEN.name, FROZEN.meaning, registry=self.registry)
@@ -159,6 +183,14 @@ class Metrics:
         self._unarchived.set(unarchived)
         self._frozen.set(frozen)
         self._breach.set(breach_nusd / 1e9)
+
+    def limited(self, server: str, why: str) -> None:
+        """Count a call that was sent away to wait."""
+        self._limited.labels(server, why).inc()
+
+    def pushed_back(self, server: str, outcome: str) -> None:
+        """Count a call that its server refused or could not carry."""
+        self._pushed_back.labels(server, outcome).inc()
 
     def swept(self, steps: int) -> None:
         """Count steps that were told again."""
