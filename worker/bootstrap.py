@@ -66,6 +66,7 @@ class System:
     client: redis.Redis
     journal: RedisJournal
     ledger: RedisLedger
+    limiter: RedisLimiter
     artifacts: S3Artifacts
     payloads: Payloads
     runner: Runner
@@ -103,7 +104,8 @@ def build(
     artifacts = build_artifacts(settings)
     closing.callback(artifacts.close)
     payloads = Payloads(artifacts, inline_bytes=settings.payload_inline_bytes)
-    gates = _Gates(RedisLimiter(client, prefix=settings.key_prefix), observer)
+    limiter = RedisLimiter(client, prefix=settings.key_prefix)
+    gates = _Gates(limiter, observer)
     closing.callback(gates.close)
     checkpoints = Checkpoints(journal, ledger, artifacts, SystemClock())
     ports = Ports(
@@ -146,6 +148,7 @@ def build(
         client=client,
         journal=journal,
         ledger=ledger,
+        limiter=limiter,
         artifacts=artifacts,
         payloads=payloads,
         runner=runner,

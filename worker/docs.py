@@ -28,6 +28,7 @@ from worker.errors import UnknownModel
 from worker.journal.keys import DRIVE
 from worker.journal.keys import KEYS as JOURNAL_KEYS
 from worker.ledger.keys import KEYS as LEDGER_KEYS
+from worker.limits.keys import KEYS as LIMIT_KEYS
 from worker.messages import task_for
 from worker.settings import Settings
 from worker.telemetry.metrics import METRICS
@@ -191,13 +192,18 @@ def _metrics() -> str:
 def _keys() -> str:
     return _page(
         "Keys",
-        "`worker/journal/keys.py`, `worker/ledger/keys.py` and `worker/core/keys.py`",
+        "`worker/journal/keys.py`, `worker/ledger/keys.py`, `worker/limits/keys.py` and "
+        "`worker/core/keys.py`",
         "`P` is `DIAGNOSIS_KEY_PREFIX`. In braces it is the hash tag that keeps everything a script "
         "changes in one slot. Celery's own keys (queues, results) begin with the prefix and a colon.",
         "## The journal, in Redis",
         _redis_keys(JOURNAL_KEYS),
         "## The ledger, in Redis",
         _redis_keys(LEDGER_KEYS),
+        "## The limits of servers that are called, in Redis",
+        "Each account has a hash tag of its own. Nothing here needs durability: what is lost is "
+        "learned again.",
+        _redis_keys(LIMIT_KEYS),
         "## The object store",
         f"```text\n{_indented(keys.__doc__ or '')}\n```",
     )

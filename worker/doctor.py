@@ -23,6 +23,7 @@ from worker.recovery import lost
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from worker.ports import Limiter
     from worker.settings import Settings
 
 __all__ = ["Check", "examine", "preflight"]
@@ -63,6 +64,7 @@ def examine(settings: Settings, *, progress: Callable[[str], object] | None = No
         ("stored sessions", _lost),
         ("teachers", _teachers),
         ("students", _students),
+        ("limits", _limits),
     )
     found: list[Check] = []
     for name, part in parts:
@@ -269,6 +271,43 @@ def _students(settings: Settings) -> Iterator[Check]:
         )
     for name, student in settings.students.items():
         yield _reached(f"student {name}", student.base_url, student.model)
+
+
+def _limits(settings: Settings) -> Iterator[Check]:
+    """Look for accounts that are stopped or paused; one without a word is called as it should be."""
+    from worker.limits.redis import RedisLimiter  # noqa: PLC0415
+
+    servers = {f"teacher {name}": teacher.account for name, teacher in settings.teachers.items()}
+    servers |= {f"student {name}": student.account for name, student in settings.students.items()}
+    client = _client(settings.redis_url.get_secret_value())
+    limiter = RedisLimiter(client, prefix=settings.key_prefix)
+    try:
+        for name, account in servers.items():
+            yield from _held_back(name, limiter, account)
+    except (DiagnosisError, redis.RedisError) as exc:
+        yield Check(name="limits", state="fail", found=str(exc), cure="see `redis`")
+    finally:
+        client.close()
+
+
+def _held_back(name: str, limiter: Limiter, account: str) -> Iterator[Check]:
+    stopped = limiter.stopped(account)
+    if stopped is not None:
+        yield Check(
+            name=f"limits of {name}",
+            state="fail",
+            found=f"no call is made, by the provider's word: {stopped}",
+            cure=f"put it right there, then `diagnosis limits lift {name}`",
+        )
+    for view in limiter.groups(account):
+        if view.pause_ms:
+            yield Check(
+                name=f"limits of {name}, {view.group}",
+                state="warn",
+                found=f"paused for {view.pause_ms / 1000:.0f} s more: {view.said}; "
+                f"{view.waiting} steps wait",
+                cure="wait; if this repeats, lower its limits in the settings",
+            )
 
 
 def _reached(name: str, url: str, what: str) -> Check:

@@ -278,7 +278,8 @@ class Journal(Protocol):
     def retry(self, lease: Lease, *, delay_ms: int, error: str, counts: bool = True) -> bool:
         """Give the step back, due again after `delay_ms`; False where the lease was lost.
 
-        `counts` is False where nobody failed but a server of ours, which wears no patience out.
+        `counts` is False where nobody failed but a server of ours, or a step waits for its turn:
+        that wears no patience out, and is noted once for each reason.
         """
         ...
 

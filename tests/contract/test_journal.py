@@ -1168,6 +1168,20 @@ def test_the_newest_500_notes_are_kept(bench: Bench) -> None:
     assert texts == [f"error {number}" for number in range(3, 503)]
 
 
+def test_a_wait_is_noted_once_for_each_reason(bench: Bench) -> None:
+    journal = bench.journal()
+    open_session(journal, "run/1.0.0")
+
+    for reason in ("slots", "slots", "pause", "slots"):
+        lease = lease_of(journal, "run/1.0.0")
+        journal.retry(lease, delay_ms=0, error=reason, counts=False)
+    for _ in range(2):
+        journal.retry(lease_of(journal, "run/1.0.0"), delay_ms=0, error="slots")
+
+    texts = [note.text for note in journal.notes(SESSION)]
+    assert texts == ["slots", "pause", "slots", "slots", "slots"]
+
+
 # ------------------------------------------------------------------------------------ dead letters
 
 

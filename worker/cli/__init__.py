@@ -16,6 +16,7 @@ from worker.cli.demo import demo
 from worker.cli.enqueue import enqueue
 from worker.cli.history import explain, replay_session
 from worker.cli.keeping import dead_letters, prune_sessions
+from worker.cli.limits import limits
 from worker.cli.operate import budget, doctor, worker
 from worker.cli.output import exit_code_of, fail
 from worker.cli.recover import recover
@@ -69,6 +70,7 @@ for command in (
     recover,
     doctor,
     budget,
+    limits,
 ):
     cli.add_command(command)
 

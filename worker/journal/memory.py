@@ -345,7 +345,8 @@ class MemoryJournal:
         row = session.holds(lease) if session else None
         if session is None or row is None:
             return False
-        session.note(self._noted(lease.step_id, row, error))
+        if counts or row.last_error != error:
+            session.note(self._noted(lease.step_id, row, error))
         row.leased, row.token, row.owner, row.last_error = False, "", "", error
         row.retries += counts
         row.not_before = self._clock.now_ms() + delay_ms

@@ -34,6 +34,7 @@ from worker.errors import (
     Cancelled,
     Misconfigured,
     NotYet,
+    RateLimited,
     StudentFault,
     TeacherFault,
     Unavailable,
@@ -222,6 +223,30 @@ def test_an_outage_of_ours_is_waited_out_and_counts_as_no_try(
     (row,) = desk.journal.steps(SESSION)
     assert row.retries == 0
     desk.play("turn/1")
+
+
+def test_a_step_that_must_wait_its_turn_leaves_and_comes_back_then(desk: Desk) -> None:
+    desk.play("prepare")
+    wait = RateLimited("waits for teacher a: requests", retry_after_ms=1_234, why="requests")
+
+    for _ in range(50):
+        assert _fails(desk, "turn/1", wait) == "retry"
+        desk.clock.advance(1_233)
+        assert desk.work("turn/1").detail == "wait"
+        desk.clock.advance(1)
+
+    (row,) = desk.journal.steps(SESSION)
+    assert (row.retries, row.last_error) == (0, "waits for teacher a: requests")
+    assert [note.text for note in desk.journal.notes(SESSION)] == ["waits for teacher a: requests"]
+    desk.play("turn/1")
+
+
+def test_a_pause_of_a_day_is_given_up(desk: Desk) -> None:
+    desk.play("prepare")
+
+    outcome = _fails(desk, "turn/1", RateLimited("x", retry_after_ms=86_400_000, why="pause"))
+
+    assert outcome == "failed"
 
 
 def test_a_students_fault_is_recorded_and_is_no_answer(desk: Desk) -> None:
