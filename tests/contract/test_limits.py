@@ -76,10 +76,10 @@ def end(bench: Bench, limits: Limits, grant: str, ending: Ending) -> None:
     bench.limiter.end(ACCOUNT, GROUP, limits, grant, ending)
 
 
-def admitted(bench: Bench, limits: Limits, **asked: int) -> int:
+def admitted(bench: Bench, limits: Limits, *, output_tokens: int = 0) -> int:
     """Ask until somebody has to wait; return how many had not."""
     for number in range(10_000):
-        if ask(bench, limits, **asked).status != "go":
+        if ask(bench, limits, output_tokens=output_tokens).status != "go":
             return number
     raise AssertionError("nobody ever has to wait")
 

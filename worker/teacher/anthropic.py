@@ -163,7 +163,7 @@ class AnthropicTeacher:
             if assembly.done:
                 latency_ms = watch.elapsed_ms
                 _drain(events, watch)
-                return _reply(assembly, _request_id(stream), latency_ms)
+                return _reply(assembly, response.headers, latency_ms)
         raise Ended(What.CUT, "the stream ended before the message did")
 
     def _http_client(self, base_url: str) -> httpx2.Client:
