@@ -6,10 +6,12 @@ source says; what no source knows is left out.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, assert_never
 
+from worker.core.caching import cache_uses
 from worker.core.events import (
     BundlePrepared,
     CallAnswered,
@@ -23,6 +25,7 @@ from worker.core.events import (
     SessionOpened,
     TeacherReplied,
     TeacherStopped,
+    key_of,
 )
 from worker.core.prices import usd
 from worker.errors import UnknownVersion
@@ -92,10 +95,12 @@ def timeline(
         files: What its manifest lists; None where there is none.
         ended_ms: When it ended: the time of its artifacts.
     """
+    journal = tuple(records)
+    cache = _cache_words(journal)
     rows = [
         *map(_of_entry, entries),
         *map(_of_note, notes),
-        *map(_of_record, records),
+        *(_of_record(record, cache.get(record.key, "")) for record in journal),
         *map(_of_dead_letter, dead_letters),
         *_of_files(files or {}, ended_ms),
     ]
@@ -108,12 +113,29 @@ def paid(rows: Iterable[Row]) -> int:
     return sum(row.charged_nusd for row in rows)
 
 
-def _of_record(record: Record) -> Row:
+def _cache_words(records: Iterable[Record]) -> dict[str, str]:
+    """Return, by key, what each turn read from the prompt cache, and why not more."""
+    replies: list[TeacherReplied] = []
+    for record in records:
+        with suppress(UnknownVersion):
+            event = decode(record.body) if record.key.startswith("turn/") else None
+            replies += [event] if isinstance(event, TeacherReplied) else []
+    replies.sort(key=lambda reply: reply.turn)
+    return {
+        key_of(
+            reply
+        ): f"; {use.read_tokens:,} of {reply.usage.prompt_tokens:,} prompt tokens cached"
+        + (f", {use.missed_tokens:,} missed: {use.why}" if use.missed_tokens else "")
+        for reply, use in zip(replies, cache_uses(replies), strict=True)
+    }
+
+
+def _of_record(record: Record, cache: str) -> Row:
     return Row(
         at_ms=record.at_ms,
         source=Source.JOURNAL,
         step_id=record.key,
-        what=_words(record),
+        what=_words(record) + cache,
         owner=record.owner,
         attempt=record.attempt,
     )

@@ -135,6 +135,19 @@ def test_every_artifact_is_there_and_is_what_the_manifest_says(
     assert all(cluster["student_failure_rate"] is not None for cluster in clusters)
 
 
+def test_every_turn_after_the_first_reads_its_prefix_from_the_cache(
+    harness: Harness, concluded: str
+) -> None:
+    turns = [row for row in harness.rows(concluded, "transcript.jsonl") if "cache" in row]
+    session = json.loads(harness.artifacts(concluded)["session.json"])
+
+    assert len(turns) > 3
+    assert [row["cache"]["miss"] for row in turns[1:]] == [None] * (len(turns) - 1)
+    assert all(row["cache"]["read_tokens"] > 4_000 for row in turns[1:])
+    assert session["cost"]["cache"]["missed_tokens"] == 0
+    assert session["cost"]["cache"]["saved_nusd"] > 0
+
+
 def test_enqueueing_twice_makes_one_session(harness: Harness, concluded: str) -> None:
     before = harness.system.journal.load(concluded).length
 

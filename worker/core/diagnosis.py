@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from worker.core.caching import cache_uses
 from worker.core.evidence import MIN_TASKS, tally, task_table
 from worker.core.values import Runner
 
@@ -25,6 +26,8 @@ MAX_TASK_ROWS = 60
 MAX_QUOTED_CHARS = 400
 #: How many ids a line names.
 MAX_NAMED_IDS = 20
+#: How many turns that missed the cache a line names; `transcript.jsonl` has all.
+MAX_NAMED_MISSES = 3
 
 _NANO_PER_SHOWN_DIGIT = 100_000
 #: A fence, wherever it stands: in a list, a quote, or at the left edge.
@@ -135,8 +138,26 @@ def _summary(found: Findings) -> str:
             teacher, "passed", teacher.successes
         ),
         "Explored": _explored_line(session),
+        **_cache_line(session),
     }
     return "\n".join(f"- {name}: {line}" for name, line in lines.items())
+
+
+def _cache_line(session: Session) -> dict[str, str]:
+    """Return how much of the prompts came from the cache, and why not more; nothing without turns."""
+    replies = [turn.reply for turn in session.turns]
+    prompts = sum(reply.usage.prompt_tokens for reply in replies)
+    if not prompts:
+        return {}
+    uses = cache_uses(replies)
+    read = sum(use.read_tokens for use in uses)
+    line = f"{read:,} of {prompts:,} prompt tokens ({read * 100 // prompts}%) were read from it"
+    missed = [
+        f"turn {number} {use.missed_tokens:,} ({use.why})"
+        for number, use in enumerate(uses, start=1)
+        if use.missed_tokens
+    ][:MAX_NAMED_MISSES]
+    return {"Prompt cache": line + (f"; missed in {', '.join(missed)}" if missed else "")}
 
 
 def _cost_line(found: Findings) -> str:

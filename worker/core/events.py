@@ -15,6 +15,7 @@ from worker.core.values import (
     Runner,
     RunOutcome,
     RunSpec,
+    SentPrompt,
     SessionSpec,
     Stop,
     ToolCall,
@@ -83,6 +84,8 @@ class TeacherReplied:
     message_id: str = ""
     request_id: str = ""
     latency_ms: int = 0
+    #: What was sent, as far as the cache is concerned; None for calls without breakpoints.
+    sent: SentPrompt | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ __all__ = [
     "Price",
     "Rates",
     "price_of",
+    "price_or_none",
     "known_models",
     "cost_nusd",
     "usd",
@@ -93,6 +94,14 @@ def price_of(model: str, *, day: str | None = None) -> Price:
             day=day,
         )
     return in_force[-1]
+
+
+def price_or_none(model: str) -> Price | None:
+    """Return the newest price of `model`, None where it has none."""
+    try:
+        return price_of(model)
+    except UnknownModel:
+        return None
 
 
 def known_models() -> tuple[str, ...]:

@@ -10,13 +10,14 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from worker.core.caching import cache_saved_nusd, cache_uses
 from worker.core.events import key_of, turn_key
 from worker.core.evidence import Evidence, run_name, tally
 from worker.core.findings import paid_by_call, paid_by_step, usd_text
 from worker.core.values import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from worker.core.events import TeacherReplied
     from worker.core.evidence import CheckedCluster, Share, Tally
@@ -191,8 +192,10 @@ def transcript_jsonl(found: Findings) -> str:
 
 def _transcript_rows(found: Findings) -> Iterator[dict[str, Any]]:
     paid = paid_by_step(found.costs)
-    for turn in found.session.turns:
-        yield _reply_row(found, turn.reply, paid, results=_result_rows(found, turn))
+    turns = found.session.turns
+    for turn, use in zip(turns, cache_uses([turn.reply for turn in turns]), strict=True):
+        row = _reply_row(found, turn.reply, paid, results=_result_rows(found, turn))
+        yield {**row, "cache": asdict(use)}
     for reply in found.session.closings:
         yield _reply_row(found, reply, paid, results=[])
 
@@ -346,6 +349,7 @@ def _counts(found: Findings) -> dict[str, Any]:
 
 
 def _cost_row(found: Findings) -> dict[str, Any]:
+    """Return the money; with what the cache did for the exploration's turns."""
     return {
         "total_nusd": found.total_nusd,
         "total_usd": usd_text(found.total_nusd),
@@ -353,6 +357,20 @@ def _cost_row(found: Findings) -> dict[str, Any]:
         "by_kind_nusd": found.by_kind_nusd,
         "unknown_outcome_nusd": found.unknown_nusd,
         "still_held_nusd": found.still_held_nusd,
+        "cache": _cache_row([turn.reply for turn in found.session.turns]),
+    }
+
+
+def _cache_row(replies: Sequence[TeacherReplied]) -> dict[str, Any]:
+    uses = cache_uses(replies)
+    misses = [use.miss.value for use in uses if use.miss is not None]
+    return {
+        "read_tokens": sum(use.read_tokens for use in uses),
+        "written_tokens": sum(use.written_tokens for use in uses),
+        "uncached_tokens": sum(use.uncached_tokens for use in uses),
+        "missed_tokens": sum(use.missed_tokens for use in uses),
+        "misses": {miss: misses.count(miss) for miss in sorted(set(misses))},
+        "saved_nusd": cache_saved_nusd(replies),
     }
 
 

@@ -11,19 +11,19 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from worker.core import bounds
-from worker.core.evidence import run_name
+from worker.core.caching import breakpoint_of, ttl_of_next_turn
+from worker.core.results import WHY, cut, result_of
 from worker.core.teaching import TeacherRequest
-from worker.core.values import Payload, RunOutcome, Stop
+from worker.core.values import Payload, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-    from worker.core.machine import Call, Run, Session, Turn
+    from worker.core.machine import Call, Session, Turn
 
     TextOf = Callable[[Payload], str]
 
 __all__ = [
-    "call_result",
     "closing_request",
     "exploring_request",
     "extraction_request",
@@ -31,11 +31,6 @@ __all__ = [
     "visible_text",
 ]
 
-#: A tool result is at most this many characters (contract.md).
-MAX_RESULT_CHARS = 20_000
-#: Outputs of single runs, and of runs in a batch, as the teacher sees them.
-SINGLE_OUTPUT_CHARS = 4_000
-BATCH_OUTPUT_CHARS = 280
 #: Output tokens of the closing call and the extraction: a diagnosis of five clusters takes 2,000.
 CLOSING_OUTPUT_TOKENS = 4_096
 EXTRACTION_OUTPUT_TOKENS = 2_048
@@ -84,19 +79,6 @@ Now answer with the JSON array alone: no markdown, no other text. Each object ha
 sample_trace_ids, student_failure_rate (0 to 1), teacher_success_rate (0 to 1) and skill_gap. If the \
 diagnosis finds nothing wrong, answer []."""
 
-_WHY = {
-    Stop.TURNS: "all turns are used",
-    Stop.TOOL_CALLS: "all tool calls are used",
-    Stop.BUDGET: "the budget is used",
-    Stop.TIME: "the time is up",
-    Stop.CONTEXT: "the conversation became too long",
-    Stop.REFUSED: "the last turn was refused",
-    Stop.EMPTY: "the last turn was empty",
-    Stop.FAULT: "the conversation could not be continued",
-}
-
-_EPHEMERAL = {"type": "ephemeral"}
-
 
 def exploring_request(
     session: Session, tools: list[dict[str, Any]], text_of: TextOf
@@ -104,7 +86,9 @@ def exploring_request(
     """Return the request of the next turn of the exploration.
 
     Four cache breakpoints: after tools and system (shared by all sessions), after the brief, at the
-    end of the previous turn's results (read) and of the newest ones (write).
+    end of the previous turn's results (read) and of the newest ones (write). All of them live
+    equally long, since none may stand before one that lives longer. What only the last turn would
+    write is not written: nobody reads it.
     """
     messages = [_user([_text(_brief(session, text_of))])]
     ends = [messages[0]]
@@ -114,15 +98,22 @@ def exploring_request(
         if answer:
             messages.append(_user(answer))
             ends.append(messages[-1])
-    for message in [ends[0], *ends[1:][-2:]]:
-        message["content"][-1]["cache_control"] = _EPHEMERAL
+    is_last = len(session.turns) + 1 >= session.spec.limits.max_turns
+    mark = {"cache_control": breakpoint_of(ttl_of_next_turn(session))}
+    for message in _cached(ends[:-1] if is_last else ends):
+        message["content"][-1] |= mark
     return TeacherRequest(
         model=session.spec.teacher_model,
         max_tokens=session.spec.max_output_tokens,
-        system=[{**_text(SYSTEM), "cache_control": _EPHEMERAL}],
+        system=[{**_text(SYSTEM), **mark}],
         messages=messages,
         tools=tools,
     )
+
+
+def _cached(ends: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the messages that end in a breakpoint: the brief, and the newest two of the others."""
+    return [*ends[:1], *ends[1:][-2:]]
 
 
 def prompt_bound_tokens(session: Session, request: TeacherRequest, text_of: TextOf) -> int:
@@ -147,7 +138,7 @@ def closing_request(
 
     Its size is bound by `spec.closing_context_bytes`, for which the closing hold was made.
     """
-    system = CLOSING.format(why=_WHY.get(session.stop or Stop.TURNS, "a limit was reached"))
+    system = CLOSING.format(why=WHY.get(session.stop or Stop.TURNS, "a limit was reached"))
     notes = closing_notes(session, text_of, session.spec.closing_context_bytes)
     return TeacherRequest(
         model=session.spec.teacher_model,
@@ -170,11 +161,6 @@ def extraction_request(session: Session, text_of: TextOf) -> TeacherRequest:
         messages=[_user([_text(prompt)])],
         timeout_ms=120_000,
     )
-
-
-def call_result(session: Session, turn: int, index: int, text_of: TextOf) -> tuple[str, bool]:
-    """Return (text, is_error) of a call's result, as the teacher sees it."""
-    return _result_of(session.turns[turn - 1].calls[index], text_of)
 
 
 def visible_text(blocks: Iterable[dict[str, Any]]) -> str:
@@ -207,11 +193,11 @@ def _notes_newest_first(session: Session, text_of: TextOf) -> Iterable[str]:
     for turn in reversed(session.turns):
         said = visible_text(json.loads(text_of(turn.reply.content)))
         results = [
-            f"- {call.call.tool} {_cut(call.call.arguments_json, 300)}\n"
-            f"  {_cut(_result_of(call, text_of)[0], 1_200)}"
-            for call in turn.calls
+            f"- {call.call.tool} {cut(call.call.arguments_json, 300)}\n"
+            f"  {cut(result_of(call, f'{turn.reply.turn}.{index}', text_of)[0], 1_200)}"
+            for index, call in enumerate(turn.calls)
         ]
-        yield "\n".join([f"### Turn {turn.reply.turn}", _cut(said, 3_000), *results]).strip()
+        yield "\n".join([f"### Turn {turn.reply.turn}", cut(said, 3_000), *results]).strip()
 
 
 def _measurements(session: Session) -> str:
@@ -241,116 +227,23 @@ def _brief(session: Session, text_of: TextOf) -> str:
 def _answer(turn: Turn, text_of: TextOf) -> list[dict[str, Any]]:
     """Return the user blocks that answer a turn: all results in one message, or a nudge."""
     if turn.calls:
-        return [_tool_result(call, text_of) for call in turn.calls]
+        return [
+            _tool_result(call, f"{turn.reply.turn}.{index}", text_of)
+            for index, call in enumerate(turn.calls)
+        ]
     if turn.reply.stop_reason == "max_tokens":
         return [_text("Your last message was cut at the output limit. Go on, and keep it short.")]
     return []
 
 
-def _tool_result(call: Call, text_of: TextOf) -> dict[str, Any]:
-    text, is_error = _result_of(call, text_of)
+def _tool_result(call: Call, place: str, text_of: TextOf) -> dict[str, Any]:
+    text, is_error = result_of(call, place, text_of)
     block: dict[str, Any] = {
         "type": "tool_result",
         "tool_use_id": call.call.call_id,
         "content": text,
     }
     return {**block, "is_error": True} if is_error else block
-
-
-def _result_of(call: Call, text_of: TextOf) -> tuple[str, bool]:
-    if call.refused is not None:
-        return f"Not executed: {_WHY.get(call.refused, 'a limit was reached')}.", True
-    if call.self_run is not None:
-        return _json(_self_row(call.self_run, text_of)), False
-    if call.runs is not None:
-        return _runs_result(call, call.runs, text_of), False
-    if call.answer is not None:
-        return text_of(call.answer.result), call.answer.is_error
-    return "Not executed: the exploration ended first.", True
-
-
-def _runs_result(call: Call, runs: Sequence[Run], text_of: TextOf) -> str:
-    """Return the records of a call's student runs, as valid JSON of at most 20,000 characters."""
-    if call.call.tool == "run_student_on_task" and len(runs) == 1:
-        return _json(_run_row(runs[0], text_of, SINGLE_OUTPUT_CHARS) | _refused(call))
-    for output_chars in (BATCH_OUTPUT_CHARS, 80, 0):
-        rows = [
-            _task_row(task_id, group, text_of, output_chars) for task_id, group in _by_task(runs)
-        ]
-        text = _json({"untrusted_data": True, "tasks": rows} | _refused(call))
-        if len(text) <= MAX_RESULT_CHARS:
-            return text
-    totals = {"runs": len(runs), **_counts(runs), "truncated": True}
-    rows = [{"task_id": task_id, **_counts(group)} for task_id, group in _by_task(runs)][:150]
-    return _json({"totals": totals, "tasks": rows} | _refused(call))
-
-
-def _refused(call: Call) -> dict[str, Any]:
-    if not call.runs_refused:
-        return {}
-    return {"not_run": call.runs_refused, "not_run_why": "the limit of student runs is reached"}
-
-
-def _by_task(runs: Sequence[Run]) -> Iterable[tuple[str, list[Run]]]:
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.spec.task_id, []).append(run)
-    return groups.items()
-
-
-def _counts(runs: Sequence[Run]) -> dict[str, Any]:
-    counted = [run for run in runs if run.counts]
-    passed = sum(bool(run.passed) for run in counted)
-    rate = round((len(counted) - passed) / len(counted), 4) if counted else None
-    return {
-        "passed": passed,
-        "counted": len(counted),
-        "faults": len(runs) - len(counted),
-        "failure_rate": rate,
-    }
-
-
-def _task_row(
-    task_id: str, runs: Sequence[Run], text_of: TextOf, output_chars: int
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"task_id": task_id, **_counts(runs)}
-    if output_chars:
-        row["runs"] = [
-            {
-                key: value
-                for key, value in _run_row(run, text_of, output_chars).items()
-                if key != "task_id"
-            }
-            for run in runs
-        ]
-    return row
-
-
-def _run_row(run: Run, text_of: TextOf, output_chars: int) -> dict[str, Any]:
-    record = run.record
-    if record is None:
-        return {"task_id": run.spec.task_id, "outcome": "not run"}
-    row: dict[str, Any] = {
-        "task_id": run.spec.task_id,
-        "outcome": record.outcome.value,
-        "score": run.score,
-        "passed": run.passed,
-        "output": _cut(text_of(record.output), output_chars) if record.output else None,
-        "trace_id": run_name(record),
-        "latency_seconds": round(record.latency_ms / 1000, 3),
-        "tokens_used": record.tokens,
-    }
-    why = run.verdict.why if run.verdict else record.why
-    if why and (record.outcome is RunOutcome.FAULT or not run.passed):
-        row["why"] = _cut(why, 300)
-    return row
-
-
-def _self_row(run: Run, text_of: TextOf) -> dict[str, Any]:
-    row = _run_row(run, text_of, SINGLE_OUTPUT_CHARS)
-    del row["trace_id"], row["latency_seconds"]
-    cost_nusd = run.record.cost_nusd if run.record else 0
-    return {**row, "cost_usd": round(cost_nusd / 1e9, 6)}
 
 
 def _user(blocks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -361,15 +254,6 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _cut(text: str, limit: int) -> str:
-    """Return at most `limit` characters, saying how many there were."""
-    return text if len(text) <= limit else f"{text[:limit]}… [{len(text)} characters]"
-
-
 def _cut_bytes(text: str, limit: int) -> str:
     raw = text.encode()
     return text if len(raw) <= limit else raw[:limit].decode(errors="ignore") + "…"
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

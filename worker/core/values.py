@@ -21,6 +21,7 @@ __all__ = [
     "RunOutcome",
     "Runner",
     "RunSpec",
+    "SentPrompt",
     "SessionSpec",
     "Stop",
     "Text",
@@ -142,6 +143,18 @@ class Usage:
             + self.cache_write_1h_tokens
             + self.cache_read_tokens
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentPrompt:
+    """What of a teacher's request decides what it reads from the prompt cache."""
+
+    #: When it was sent, in milliseconds since the epoch: lifetimes count from there.
+    asked_ms: int
+    #: `hash:blocks` of tools, system and each message, breakpoints left out.
+    parts: tuple[str, ...] = ()
+    #: `block:ttl` of each breakpoint, blocks counted from 1 over the whole prompt.
+    breakpoints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

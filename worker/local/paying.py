@@ -20,9 +20,9 @@ from worker.core.bounds import (
     json_bytes,
 )
 from worker.core.bounds import prompt_bound_tokens as bound_of_bytes
-from worker.core.prices import Price, cost_nusd, price_of, usd
+from worker.core.prices import Price, cost_nusd, price_or_none, usd
 from worker.core.values import Usage
-from worker.errors import BudgetDenied, TeacherFault, UnknownModel
+from worker.errors import BudgetDenied, TeacherFault
 from worker.paid import PaidReply
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from worker.local.engine import EngineReply, EngineTeacher
     from worker.ports import Ledger
 
-__all__ = ["EnginePayer", "price_or_none"]
+__all__ = ["EnginePayer"]
 
 #: What a call of a model without a price is held at before any has been paid: the least there is.
 FIRST_ESTIMATE_NUSD = 1
@@ -43,14 +43,6 @@ DEADLINE_MS = 3_600_000
 _LAST = frozenset({"close", "extract"})
 #: How much of a fault's words stands in the ledger.
 _WHY_CHARS = 200
-
-
-def price_or_none(model: str) -> Price | None:
-    """Return a model's price, None where it has none."""
-    try:
-        return price_of(model)
-    except UnknownModel:
-        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.core.admission import plan_closing
+from worker.core.prices import price_or_none
 from worker.core.values import Limits, SessionSpec
 from worker.errors import RequestInvalid
 from worker.ledger.keys import MAX_NUSD
 from worker.local.collaborators import CallableStudent, TraceJudge
 from worker.local.engine import EngineTeacher
 from worker.local.home import snapshot
-from worker.local.paying import price_or_none
 from worker.local.results import DiagnosisResult, read_result
 from worker.local.session import LocalSession
 from worker.steps.workspace import Workspace

@@ -14,6 +14,7 @@ from worker.core import evidence
 from worker.core.bounds import json_bytes, prompt_bound_tokens
 from worker.core.clusters import Refused, read_submission
 from worker.core.events import CallAnswered, CallExpanded, RunRecorded
+from worker.core.results import find_result
 from worker.core.teaching import TeacherRequest
 from worker.core.transcript import visible_text
 from worker.core.values import Runner, RunOutcome, RunSpec
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from worker.steps.context import Step
 
 __all__ = ["call_tool"]
+
+
+#: Of a judge's reasons for two scores. It was asked for two or three sentences.
+_REASONING_CHARS = 3_000
 
 
 def call_tool(step: Step, command: CallTool) -> Event:  # noqa: PLR0911 - one `return` a kind
@@ -81,7 +86,11 @@ def _refused(step: Step, command: CallTool, problems: Iterable[str]) -> CallAnsw
 
 def _read(step: Step, command: CallTool, arguments: Arguments) -> CallAnswered:
     tools = step.workspace.tools(reveal_references=step.session.spec.reveal_references)
-    output = tools.call(command.call.tool, arguments)
+    output = tools.call(
+        command.call.tool,
+        arguments,
+        results=lambda given: find_result(step.session, given, step.text_of),
+    )
     return _answered(step, command, output.text, is_error=output.is_error)
 
 
@@ -174,7 +183,7 @@ def _compare(step: Step, command: CallTool, arguments: Arguments) -> CallAnswere
         "task_id": sample.task_id if sample else None,
         "student_score": scored[0],
         "teacher_score": scored[1],
-        "judge_reasoning": scored[2][:4_000],
+        "judge_reasoning": scored[2][:_REASONING_CHARS],
     }
     text = json.dumps(result, ensure_ascii=False)
     return _answered(step, command, text, cost_nusd=judge.cost_nusd)

@@ -20,7 +20,7 @@ from worker.core.diagnosis import diagnosis_md
 from worker.core.events import SessionEnded
 from worker.core.findings import Cost, Findings
 from worker.core.report import StoredFile
-from worker.core.transcript import call_result
+from worker.core.results import call_result
 from worker.core.values import Outcome
 from worker.errors import BadInput, NotYet, Unavailable
 from worker.payloads import PayloadLost

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from worker.core import evidence, transcript
+from worker.core.caching import sent_prompt
 from worker.core.events import TeacherReplied, TeacherStopped
 from worker.core.replies import SUBMIT, Meaning, read_reply
 from worker.core.values import Ending, Purpose, Stop
@@ -20,6 +21,7 @@ from worker.tools.schemas import anthropic_tools
 if TYPE_CHECKING:
     from worker.core.commands import TakeTurn
     from worker.core.teaching import TeacherReply, TeacherRequest
+    from worker.core.values import SentPrompt
     from worker.paid import PaidReply
     from worker.steps.context import Step
 
@@ -42,7 +44,7 @@ def take_turn(step: Step, command: TakeTurn) -> TeacherReplied | TeacherStopped:
         if exc.retry == "later":
             raise
         return _stopped(command, Stop.FAULT, str(exc))
-    return _replied(step, command, paid)
+    return _replied(step, command, paid, sent=_sent(step, command, request, paid))
 
 
 def _request(step: Step, purpose: Purpose) -> TeacherRequest:
@@ -67,11 +69,22 @@ def _pay(step: Step, command: TakeTurn, request: TeacherRequest) -> PaidReply:
     )
 
 
+def _sent(
+    step: Step, command: TakeTurn, request: TeacherRequest, paid: PaidReply
+) -> SentPrompt | None:
+    """Return what later turns are to find in the cache; only the exploration's calls leave any."""
+    if command.purpose is not Purpose.EXPLORE:
+        return None
+    return sent_prompt(request, asked_ms=step.ports.clock.now_ms() - paid.reply.latency_ms)
+
+
 def _stopped(command: TakeTurn, stop: Stop, detail: str) -> TeacherStopped:
     return TeacherStopped(turn=command.turn, purpose=command.purpose, stop=stop, detail=detail)
 
 
-def _replied(step: Step, command: TakeTurn, paid: PaidReply) -> TeacherReplied:
+def _replied(
+    step: Step, command: TakeTurn, paid: PaidReply, *, sent: SentPrompt | None
+) -> TeacherReplied:
     reply = paid.reply
     meaning = _meaning(step, command.purpose, reply)
     return TeacherReplied(
@@ -88,6 +101,7 @@ def _replied(step: Step, command: TakeTurn, paid: PaidReply) -> TeacherReplied:
         message_id=reply.message_id,
         request_id=reply.request_id,
         latency_ms=reply.latency_ms,
+        sent=sent,
     )
 
 

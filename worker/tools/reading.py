@@ -10,10 +10,11 @@ from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
+from worker.core.results import HANDLES, SHOWN_CHARS
 from worker.tools.arguments import BadArguments, near, validate_arguments
 from worker.tools.handles import FORMS, find_text, handle
 from worker.tools.rendering import ToolOutput, cut, encode, error, fill, shorten, size, window
-from worker.tools.schemas import CHARS_MAX, PAGE_CHARS, TOOLS, ToolKind
+from worker.tools.schemas import CHARS_MAX, TOOLS, ToolKind
 from worker.tools.trace_view import TraceView
 from worker.traces import Order, TraceFilter, TraceOutcome
 from worker.traces.reading import plain_text
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReadingTools"]
 
+_READ_MORE = "read_more"
 _QUERY_CHARS = 100
 _TASK_CHARS = 160
 _DESCRIPTION_CHARS = 200
@@ -58,12 +60,16 @@ class ReadingTools:
         # Agents, models and outcomes are the same few in every item of every list.
         self._name = lru_cache(maxsize=512)(partial(_clean_name, bundle.redactor))
 
-    def call(self, name: str, arguments: object) -> ToolOutput:
+    def call(
+        self, name: str, arguments: object, *, results: Callable[[str], str | None] | None = None
+    ) -> ToolOutput:
         """Return the result of a call, or an error that the teacher can repair.
 
         Args:
             name: The tool, as called.
             arguments: A JSON object or its text, unchecked.
+            results: Finds what `read_more` may name besides the bundle's texts: the session's own
+                results.
 
         Raises:
             BundleInvalid: The bundle's files can no longer be read. Never for an argument.
@@ -74,13 +80,16 @@ class ReadingTools:
         if TOOLS[name].kind is not ToolKind.READ:
             return self._error(f"{name} does not read a bundle")
         try:
+            found = results(checked["handle"]) if results and name == _READ_MORE else None
+            if found is not None:
+                return self._fitted(lambda _, asked, chars: _piece(found, asked, chars), checked)
             return self._fitted(_METHODS[name], checked)
         except _RefusedError as refused:
             return self._error(str(refused))
 
     def _fitted(self, tool: _Method, asked: Arguments) -> ToolOutput:
         """Call the tool for a result of about the size that was asked for, never above the limit."""
-        chars: int = asked.get("max_chars", PAGE_CHARS)
+        chars: int = asked.get("max_chars", SHOWN_CHARS)
         text = encode(tool(self, asked, chars))
         # Escapes and long names may make a result up to six times as long as was planned.
         while len(text) > CHARS_MAX and chars:
@@ -183,27 +192,10 @@ class ReadingTools:
         text = find_text(self._bundle, asked["handle"], reveal_references=self._reveal)
         if text is None:
             raise _RefusedError(
-                f"the handle {cut(asked['handle'], 120)!r} names nothing; handles are {FORMS}"
+                f"the handle {cut(asked['handle'], 120)!r} names nothing; handles are {FORMS}, "
+                f"{HANDLES}"
             )
-        offset: int = asked["offset"]
-        if offset > len(text):
-            raise _RefusedError(
-                f"offset {offset} is past the end: the text has {len(text)} characters"
-            )
-        piece = (
-            cut(text[offset:], chars - size(asked["handle"]) - _FRAME_CHARS) or text[offset:][:1]
-        )
-        following = offset + len(piece)
-        more = following < len(text)
-        return {
-            "untrusted_data": True,
-            "handle": asked["handle"],
-            "offset": offset,
-            "chars": len(text),
-            "text": piece,
-            "truncated": more,
-            **({"next_offset": following} if more else {}),
-        }
+        return _piece(text, asked, chars)
 
     def _get_current_config(self, _asked: Arguments, chars: int) -> dict[str, Json]:
         text = self._clean.text(self._bundle.config_text)
@@ -310,6 +302,25 @@ def _filter(asked: Arguments) -> TraceFilter:
         min_feedback=asked.get("min_feedback"),
         max_feedback=asked.get("max_feedback"),
     )
+
+
+def _piece(text: str, asked: Arguments, chars: int) -> dict[str, Json]:
+    """Return the part of a text that `read_more` asks for."""
+    offset: int = asked["offset"]
+    if offset > len(text):
+        raise _RefusedError(f"offset {offset} is past the end: the text has {len(text)} characters")
+    piece = cut(text[offset:], chars - size(asked["handle"]) - _FRAME_CHARS) or text[offset:][:1]
+    following = offset + len(piece)
+    more = following < len(text)
+    return {
+        "untrusted_data": True,
+        "handle": asked["handle"],
+        "offset": offset,
+        "chars": len(text),
+        "text": piece,
+        "truncated": more,
+        **({"next_offset": following} if more else {}),
+    }
 
 
 def _page(name: str, items: Iterable[Json], offset: int, total: int, chars: int) -> dict[str, Json]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from worker.core.results import SHOWN_CHARS
+
 __all__ = ["CHARS_MAX", "RUNS_MAX", "TOOLS", "Schema", "Tool", "ToolKind", "anthropic_tools"]
 
 #: A part of JSON Schema: `type`, `description`, `enum`, bounds, `items`, `properties`, `default`.
@@ -20,10 +22,6 @@ Schema: TypeAlias = Mapping[str, Any]
 CHARS_MAX = 20_000
 #: Below this a result has no room for a single step.
 CHARS_MIN = 1_000
-#: What a result takes unless the teacher asks for more. Every character is paid again in every
-#: later turn: at 2-4 KB a result a session costs half of what it does at 10-20 KB.
-PAGE_CHARS = 6_000
-WINDOW_CHARS = 4_000
 
 #: Student runs that one call may ask for.
 RUNS_MAX = 200
@@ -176,7 +174,7 @@ _ALL = (
                 default="newest",
             ),
             **_TRACE_FILTERS,
-            "max_chars": _chars(PAGE_CHARS),
+            "max_chars": _chars(SHOWN_CHARS),
         },
     ),
     Tool(
@@ -194,7 +192,7 @@ _ALL = (
             "limit": _integer("How many at most.", 1, 50, default=20),
             "offset": _OFFSET,
             **_TRACE_FILTERS,
-            "max_chars": _chars(PAGE_CHARS),
+            "max_chars": _chars(SHOWN_CHARS),
         },
         required=("query",),
     ),
@@ -213,7 +211,7 @@ _ALL = (
             "view": _choice("What to read.", *("steps", "messages", "outline"), default="steps"),
             "step_from": _integer("The first step (or message) to read.", 0, 10_000_000, default=0),
             "step_limit": _integer("How many steps (or messages) at most.", 1, 200, default=200),
-            "max_chars": _chars(WINDOW_CHARS),
+            "max_chars": _chars(SHOWN_CHARS),
         },
         required=("trace_id",),
     ),
@@ -227,7 +225,7 @@ _ALL = (
         properties={
             "handle": _text("The handle, exactly as given.", 400),
             "offset": _integer("The first character to show.", 0, 1_000_000_000, default=0),
-            "max_chars": _chars(WINDOW_CHARS),
+            "max_chars": _chars(SHOWN_CHARS),
         },
         required=("handle",),
     ),
@@ -278,7 +276,7 @@ _ALL = (
             "limit": _integer("How many at most.", 1, 200, default=50),
             "offset": _OFFSET,
             "category": _text("Only tasks of this category."),
-            "max_chars": _chars(PAGE_CHARS),
+            "max_chars": _chars(SHOWN_CHARS),
         },
     ),
     Tool(

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.core.strategies import histories
-from worker.core.events import Event
+from worker.core.events import Event, TeacherReplied
+from worker.core.values import Purpose, SentPrompt, Text, Usage
 from worker.ports import DeadLetter, Entry, EntryState, Record, StepRow
 from worker.timeline import Row, Source, described, paid, timeline
 from worker.wire.archive import archive, archived_notes, archived_records
@@ -72,6 +73,32 @@ def test_a_takeover_stands_before_what_came_of_it() -> None:
     assert taken.what == "took over from a1, whose lease ran out"
     assert (taken.owner, taken.attempt) == (replied.owner, replied.attempt)
     assert replied.attempt == 2
+
+
+def test_a_turn_says_what_it_read_from_the_cache_and_why_not_more() -> None:
+    first, second = (
+        TeacherReplied(
+            turn=turn,
+            purpose=Purpose.EXPLORE,
+            content=Text(text="[]"),
+            stop_reason="tool_use",
+            usage=Usage(cache_read_tokens=read, cache_write_5m_tokens=6_000 - read),
+            model="claude-opus-5",
+            sent=SentPrompt(asked_ms=turn * 400_000, parts=("a:1",), breakpoints=("1:5m",)),
+        )
+        for turn, read in ((1, 5_000), (2, 1_000))
+    )
+    records = [
+        replace(RECORDS[0], key=key, body=body) for key, body in map(encode, (second, first))
+    ]
+
+    words = {row.step_id: row.what.partition("; ")[2] for row in timeline(records=records)}
+
+    assert words["turn/1"] == "5,000 of 6,000 prompt tokens cached"
+    assert words["turn/2"] == (
+        "1,000 of 6,000 prompt tokens cached, 5,000 missed: "
+        "400 s after the call before; entries live 300 s"
+    )
 
 
 @pytest.mark.parametrize(

@@ -234,12 +234,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
 
 def test_a_list_says_how_much_there_is_and_where_it_goes_on(bundle: Bundle) -> None:
     ask = asking(bundle)
-    first = ask("list_traces")
+    first = ask("list_traces", limit=10)
     second = ask("list_traces", offset=first["next_offset"])
 
-    assert (first["total"], first["returned"], first["truncated"]) == (120, 20, True)
+    assert (first["total"], first["returned"], first["truncated"]) == (120, 10, True)
     assert first["traces"][0]["trace_id"] == "t119"
-    assert second["traces"][0]["trace_id"] == "t099"
+    assert second["traces"][0]["trace_id"] == "t109"
     assert set(first["traces"][0]) >= {
         *("trace_id", "query", "agent", "model", "outcome", "feedback", "started_at")
     }
@@ -402,6 +402,24 @@ def test_no_window_shows_a_piece_of_a_credential(before: int, offset: int, chars
 
     for at in range(len(key) - 8):
         assert key[at : at + 8] not in shown + listed
+
+
+def test_read_more_reads_on_in_the_sessions_own_results(bundle: Bundle) -> None:
+    tools = ReadingTools(bundle, reveal_references=False)
+    results = {"call@1.0": "x" * 5_000}.get
+
+    def read(handle: str, offset: int = 0) -> dict[str, Any]:
+        asked = {"handle": handle, "offset": offset}
+        return json.loads(tools.call("read_more", asked, results=results).text)
+
+    first = read("call@1.0")
+    second = read("call@1.0", first["next_offset"])
+
+    assert first["text"] + second["text"] == "x" * 5_000
+    assert second["truncated"] is False
+    assert "is past the end" in read("call@1.0", 5_001)["error"]
+    assert "call@<turn>.<index>" in read("call@2.0")["error"]
+    assert "text" in read("config@"), "the bundle's own texts are still there"
 
 
 def test_tools_that_do_not_read_are_somebody_elses(bundle: Bundle) -> None:
