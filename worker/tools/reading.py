@@ -44,6 +44,8 @@ _SNIPPET_CHARS = 160
 _NAMES_MAX = 20
 #: What the numbers around a page take.
 _FRAME_CHARS = 120
+#: What is said beside a single text: its name, that it was cut, and how to read on.
+_TEXT_FRAME_CHARS = 200
 
 
 class _RefusedError(Exception):
@@ -199,7 +201,10 @@ class ReadingTools:
 
     def _get_current_config(self, _asked: Arguments, chars: int) -> dict[str, Json]:
         text = self._clean.text(self._bundle.config_text)
-        return {"untrusted_data": True, "config_toml": window(text, handle("config"), chars)}
+        return {
+            "untrusted_data": True,
+            "config_toml": window(text, handle("config"), chars - _TEXT_FRAME_CHARS),
+        }
 
     def _get_agent_prompt(self, asked: Arguments, chars: int) -> dict[str, Json]:
         name: str = asked["agent_name"]
@@ -210,7 +215,7 @@ class ReadingTools:
                 f"{near(name, list(self._bundle.agents))}. "
                 f"Agents with a prompt: {self._listed(self._bundle.agents)}"
             )
-        shown = window(self._clean.text(prompt), handle("prompt", name), chars)
+        shown = window(self._clean.text(prompt), handle("prompt", name), chars - _TEXT_FRAME_CHARS)
         return {"untrusted_data": True, "agent_name": name, "system_prompt": shown}
 
     def _get_tool_description(self, asked: Arguments, chars: int) -> dict[str, Json]:
@@ -222,12 +227,14 @@ class ReadingTools:
             why = undescribed if name in tools else f"no such tool{near(name, tools)}"
             raise _RefusedError(f"there is no description of {cut(name, 80)!r}: {why}")
         text = self._clean.text(tool.description)
-        shown = window(text, handle("tool", name), chars)
+        shown = window(text, handle("tool", name), chars - _TEXT_FRAME_CHARS)
         return {"untrusted_data": True, "tool_name": name, "description": shown}
 
-    def _list_available_tools(self, _asked: Arguments, chars: int) -> dict[str, Json]:
+    def _list_available_tools(self, asked: Arguments, chars: int) -> dict[str, Json]:
+        offset: int = asked["offset"]
         names = self._tool_names()
-        return _page("tools", (self._tool(name) for name in names), 0, len(names), chars)
+        items = (self._tool(name) for name in names[offset:])
+        return _page("tools", items, offset, len(names), chars)
 
     def _tool(self, name: str) -> Json:
         tool = self._bundle.tool_descriptions.get(name)

@@ -262,7 +262,7 @@ _ALL = (
             f"often each was called in the traces.{_DATA}"
         ),
         kind=ToolKind.READ,
-        properties={},
+        properties={"offset": _OFFSET, "max_chars": _chars(SHOWN_CHARS)},
     ),
     Tool(
         name="list_personal_benchmark",

@@ -364,6 +364,21 @@ def test_tools_are_listed_with_what_the_traces_say(bundle: Bundle) -> None:
     assert "did you mean 'calculate'" in refused(bundle, "get_tool_description", tool_name="calc")
 
 
+def test_many_tools_are_listed_page_by_page(bundle: Bundle) -> None:
+    ask = asking(bundle)
+    everything = ask("list_available_tools", max_chars=CHARS_MAX)["tools"]
+
+    seen: list[Any] = []
+    following: int | None = 0
+    while following is not None:
+        page = ask("list_available_tools", offset=following, max_chars=1_000)
+        seen += page["tools"]
+        following = page.get("next_offset")
+
+    assert seen == everything
+    assert len(everything) > 1
+
+
 def test_tasks_are_listed_by_category(bundle: Bundle) -> None:
     ask = asking(bundle)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.unit.tools.test_reading import READS, asking, whole
 from worker.tools import ReadingTools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from worker.bundle import Bundle
 
@@ -105,3 +105,49 @@ def test_questions_in_plain_language_find_their_step(bundle: Bundle) -> None:
         found += summary.trace_id in [hit.summary.trace_id for hit in hits.hits]
 
     assert found >= 30
+
+
+def test_a_result_takes_4_kb_at_first_and_nothing_is_out_of_reach(bundle: Bundle) -> None:
+    ask = asking(bundle)
+    calls: list[tuple[str, dict[str, Any]]] = [
+        *(("get_trace", {"trace_id": s.trace_id}) for s in bundle.traces.list(limit=200).summaries),
+        *((name, {}) for name in READS if name.startswith(("list_", "get_current"))),
+        ("get_agent_prompt", {"agent_name": "airline"}),
+        ("search_traces", {"query": "refund for a cancelled flight"}),
+    ]
+    cut = 0
+
+    for name, arguments in calls:
+        result = ask(name, **arguments)
+        assert len(json.dumps(result, ensure_ascii=False, separators=(",", ":"))) <= 4_096, name
+        for part in _cut_parts(result):
+            cut += 1
+            assert len(_read_on(ask, part)) == part["chars"]
+        if result.get("truncated"):
+            assert {"next_offset", "next_step"} & result.keys(), name
+
+    assert cut > 30
+
+
+def _cut_parts(value: object) -> Iterator[dict[str, Any]]:
+    """Yield what a result shows only the beginning of."""
+    if isinstance(value, dict):
+        found = cast("dict[str, Any]", value)
+        if "cut_text" in found:
+            yield found
+        for inner in found.values():
+            yield from _cut_parts(inner)
+    elif isinstance(value, list):
+        for inner in cast("list[object]", value):
+            yield from _cut_parts(inner)
+
+
+def _read_on(ask: Callable[..., dict[str, Any]], part: dict[str, Any]) -> str:
+    """Return a cut text whole, as the teacher would come by it."""
+    text: str = part["cut_text"]
+    following: int | None = part["read_more"]["offset"]
+    while following is not None:
+        page = ask("read_more", handle=part["read_more"]["handle"], offset=following)
+        text += page["text"]
+        following = page.get("next_offset")
+    return text
