@@ -113,6 +113,7 @@ def send(teacher: SimulatedTeacher, events: Sequence[Event]) -> list[TeacherRepl
         return [
             adapter.send(
                 exploring_request(fold(upto(events, turn)), anthropic_tools(), text_of),
+                on_answer=lambda _: None,
                 on_start=lambda _: None,
                 stopped=lambda: False,
             )
