@@ -29,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: env
 env: $(ENV) ## Create or update .venv from requirements.lock
@@ -77,6 +77,10 @@ docs: $(ENV) ## Make the reference pages of docs/ from the code
 .PHONY: chaos
 chaos: $(ENV) ## Kill workers and servers in mid-session; minutes
 	$(BIN)/pytest -m chaos $(ARGS)
+
+.PHONY: mutations
+mutations: $(ENV) ## Break each law in a copy of the project and see its tests turn red (LAWS='4 9')
+	$(PY) -m tests.laws.mutations $(LAWS)
 
 .PHONY: cover
 cover: $(ENV) ## The tests of `make test`, with the lines and branches that none of them reached

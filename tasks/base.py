@@ -83,7 +83,8 @@ def _check(session_id: object, step_id: object, version: object) -> None:
     Raises:
         HintInvalid, UnknownVersion: As `work` says.
     """
-    if version != MESSAGE_VERSION:
+    # `True` and `1.0` equal 1, and are no version that anybody has written.
+    if type(version) is not int or version != MESSAGE_VERSION:
         raise UnknownVersion(
             f"a hint of version {version!r:.100} (this worker speaks {MESSAGE_VERSION}): upgrade "
             "it; the step stays due",

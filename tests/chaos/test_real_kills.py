@@ -5,28 +5,32 @@ Rule: what must hold is read from the stores and from the provider's own bill, n
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import statistics
 import threading
 import time
-from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.chaos.aftermath import (
+    balanced,
+    committed_twice,
+    ended_once,
+    left_over,
+    paid_again,
+    taken_over,
+    wait_for_all,
+)
 from tests.chaos.real import HELD_QUERY, RealFleet, real_fleet, until
-from worker.core import keys
-from worker.ports import EntryState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from tests.chaos.figures import Figures
-    from worker.ports import Entry, Record, StepRow
+    from worker.ports import StepRow
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout("900")]
 
@@ -69,8 +73,7 @@ def stormy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealFleet
         storm = Storm()
         _rage(real, storm)
         real.wait_ready()
-        _wait_for_all(real, storm)
-        until("an empty due set", lambda: not real.system.journal.overdue(), seconds=60)
+        storm.asked_again = wait_for_all(real, _names(), quiet_s=QUIET_S)
         yield real, storm
 
 
@@ -102,47 +105,17 @@ def _rage(real: RealFleet, storm: Storm) -> None:
             real.stack.valkey.start()
 
 
-def _wait_for_all(real: RealFleet, storm: Storm) -> None:
-    """Wait for every session's end; what has no session is asked for again, as a scheduler would."""
-    tick, end_s = threading.Event(), time.monotonic() + QUIET_S
-    ask_s = time.monotonic() + 15
-    while left := [name for name in _names() if not real.ended(name)]:
-        assert time.monotonic() < end_s, f"{len(left)} sessions have not ended: {left[:5]}"
-        if time.monotonic() > ask_s:
-            ask_s = time.monotonic() + 30
-            lost = [name for name in left if not real.opened(name)]
-            storm.asked_again.update(lost)
-            for name in lost:
-                real.enqueue(name)
-        tick.wait(0.5)
-
-
 def test_every_session_ended_once_with_all_that_its_manifest_lists(
     stormy: tuple[RealFleet, Storm], figures: Figures
 ) -> None:
     real, storm = stormy
-    outcomes: Counter[str] = Counter()
-
-    for name in _names():
-        records = real.system.journal.load(name).records
-        assert [record.key for record in records].count("conclude") == 1, name
-        assert records[-1].key == "conclude"
-        session = real.system.runner.session(name)
-        assert session is not None
-        assert session.ended is not None
-        assert session.ended.reason
-        manifest = _checked_manifest(real, name)
-        assert session.ended.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
-        result = real.client.result(name, timeout_s=10)
-        assert result is not None
-        assert result.manifest_sha256 == session.ended.manifest_sha256
-        outcomes[session.ended.outcome] += 1
+    outcomes = ended_once(real, _names())
 
     how = (
         f"{WORKERS} workers x 8 slots, {storm.kills} process groups killed, one every "
         f"{KILL_EVERY_S:g} s, Valkey killed once; tests/chaos/test_real_kills.py"
     )
-    figures.least("random kills: sessions ended once", sum(outcomes.values()), "", SESSIONS, how)
+    figures.least("random kills: sessions ended once", outcomes.total(), "", SESSIONS, how)
     figures.most(
         "random kills: requests asked for again", len(storm.asked_again), "", SESSIONS, how
     )
@@ -150,104 +123,41 @@ def test_every_session_ended_once_with_all_that_its_manifest_lists(
     assert storm.kills >= 10
 
 
-def _checked_manifest(real: RealFleet, name: str) -> bytes:
-    place = {"tenant": "default", "campaign": "default", "session_id": name}
-    manifest = real.system.artifacts.get(keys.manifest(**place))
-    assert manifest is not None, f"{name} has no manifest"
-    for file in json.loads(manifest)["files"].values():
-        body = real.system.artifacts.get(file["key"])
-        assert body is not None, file
-        assert hashlib.sha256(body).hexdigest() == file["sha256"], file
-    return manifest
-
-
 def test_no_committed_step_ran_again(stormy: tuple[RealFleet, Storm], figures: Figures) -> None:
     real, _ = stormy
-    again: list[str] = []
-    taken_over = 0
-
-    for name in _names():
-        records = {record.key: record for record in real.system.journal.load(name).records}
-        assert len(records) == real.system.journal.load(name).length, "a key stands twice"
-        taken_over += sum(record.attempt > 1 for record in records.values())
-        again += [
-            f"{name} {entry.step_id}"
-            for entry in real.system.ledger.entries(name)
-            if _paid_after_its_commit(entry, records)
-        ]
+    again, over = paid_again(real, _names()), taken_over(real, _names())
 
     figures.most(
-        "random kills: finished steps paid again",
-        len(again),
-        "steps",
-        0,
-        f"{taken_over} taken over",
+        "random kills: finished steps paid again", len(again), "steps", 0, f"{over} taken over"
     )
-    assert not again
-    assert taken_over > 0, "nothing was taken over: the kills hit nobody"
-
-
-def _paid_after_its_commit(entry: Entry, records: dict[str, Record]) -> bool:
-    done = records.get(entry.step_id)
-    return done is not None and entry.state is not EntryState.VOID and entry.created_ms > done.at_ms
+    assert (again, committed_twice(real, _names())) == ([], [])
+    assert over > 0, "nothing was taken over: the kills hit nobody"
 
 
 def test_the_ledger_covers_the_bill_and_says_what_is_unknown(
     stormy: tuple[RealFleet, Storm], figures: Figures
 ) -> None:
     real, _ = stormy
-    bill = real.bill()
-    entries = [entry for name in _names() for entry in real.system.ledger.entries(name)]
-    by_request = {line["request_id"]: line["amount_nano_usd"] for line in bill}
-    settled = [entry for entry in entries if entry.state is EntryState.SETTLED]
-    unknown = [entry for entry in entries if entry.state is EntryState.EXPIRED]
-    billed = sum(by_request.values())
-    fleet = real.system.ledger.account("fleet")
-    assert fleet is not None
+    books = balanced(real, _names())
 
-    wrong = [e.reservation_id for e in settled if by_request.get(e.request_id) != e.actual_nusd]
-    known = {entry.request_id for entry in settled}
-    nobody_heard = sum(amount for request, amount in by_request.items() if request not in known)
-
-    assert not wrong, "a call is settled at another price than it was billed"
-    assert nobody_heard <= sum(entry.actual_nusd for entry in unknown)
-    assert billed <= fleet.posted_nusd <= fleet.cap_nusd
     figures.least(
         "random kills: ledger above the bill",
-        (fleet.posted_nusd - billed) / 1e9,
+        (books.posted_nusd - books.billed_nusd) / 1e9,
         "US dollars",
         0,
-        f"{len(unknown)} calls of unknown outcome of {len(bill)}, charged at their bounds",
+        f"{len(books.unknown)} calls of unknown outcome of {books.calls}, charged at their bounds",
     )
-    figures.show(_unknown_table(unknown))
-
-
-def _unknown_table(unknown: list[Entry]) -> str:
-    kinds: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for entry in unknown:
-        kinds[entry.kind, entry.why].append(entry.actual_nusd)
-    lines = [
-        f"  {kind:10} {why:40} {len(amounts):4} calls, ${sum(amounts) / 1e9:.4f}"
-        for (kind, why), amounts in sorted(kinds.items())
-    ]
-    return "\n".join(["calls of unknown outcome:", *(lines or ["  none"])])
+    figures.show(books.table)
 
 
 def test_slots_and_leases_are_back_to_zero(
     stormy: tuple[RealFleet, Storm], figures: Figures
 ) -> None:
     real, _ = stormy
-    client: Any = real.system.client
-    prefix = real.system.settings.key_prefix
+    left = left_over(real)
 
-    rows = list(client.scan_iter(match=f"{{{prefix}}}:t:*"))
-    open_sets = list(client.scan_iter(match=f"{{{prefix}}}:o:*"))
-    held = [account for account in real.system.ledger.accounts() if account.held_nusd]
-    open_reservations = client.zcard(f"{{{prefix}}}:bud:open")
-
-    left = len(rows) + len(open_sets) + len(held) + open_reservations
-    figures.most("random kills: leases, slots and holds left", left, "", 0, "keys in Valkey")
-    assert (rows, open_sets, held, open_reservations) == ([], [], [], 0)
+    figures.most("random kills: leases, slots and holds left", len(left), "", 0, "keys in Valkey")
+    assert left == []
 
 
 # ---------------------------------------------------------------------------------- one kill

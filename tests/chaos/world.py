@@ -182,6 +182,7 @@ class World:
         stores: Stores | None = None,
         seed: int = 0,
         inline_bytes: int = 400,
+        slots: str = "abc",
     ) -> None:
         self.story = story
         self._inline_bytes = inline_bytes
@@ -206,7 +207,7 @@ class World:
         for scope in SCOPES[:-1]:
             self.stores.ledger.open_account(scope, 100_000_000_000)
         self._operator = self._new_worker("operator")
-        self.workers = [self._new_worker(slot) for slot in "abc"]
+        self.workers = [self._new_worker(slot) for slot in slots]
         self._replacements: list[tuple[int, str]] = []
         self._planned = self._plan()
 
