@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tests.bench import ledger_bench, local_step, storage, traces_bench
+from tests.bench import cache_bench, ledger_bench, local_step, storage, traces_bench
 from tests.bench.noop_fleet import noop_fleet
 from worker import bootstrap
 from worker.bundle.pack import pack
 from worker.client import Client
 from worker.core import keys
+from worker.core.prices import usd
 from worker.embedded.fleet import Fleet, WorkerPlan
 from worker.embedded.process import free_ports, log_shows
 from worker.embedded.stack import EmbeddedStack
@@ -169,6 +170,53 @@ def _written_over_new(long: storage.Long) -> Measured:
     )
 
 
+# ------------------------------------------------------------------------------- the prompt cache
+
+
+def _cached_over_uncached(model: str) -> Callable[[], Measured]:
+    def measure() -> Measured:
+        ours = cache_bench.cost_nusd(model, cache_bench.recorded, "ours")
+        plain = cache_bench.cost_nusd(model, cache_bench.recorded, "uncached")
+        sizes = cache_bench.recorded().result_bytes
+        return Measured(
+            ours / plain,
+            f"the simulator's bill at {model} prices: {usd(ours)} over {usd(plain)} for the same "
+            f"{cache_bench.TURNS} turns with {len(sizes)} results of {min(sizes):,} to {max(sizes):,} "
+            "bytes from the airline home, by the real transcript and adapter; nothing warm at first, "
+            "three bytes a token",
+        )
+
+    return measure
+
+
+def _trimmed_over_uncached() -> Measured:
+    """Return the worse of two models' ratios."""
+    ratios: dict[str, float] = {}
+    for model in ("claude-opus-5", "claude-opus-5-5"):
+        ours = cache_bench.cost_nusd(model, cache_bench.trimmed, "ours")
+        plain = cache_bench.cost_nusd(model, cache_bench.recorded, "uncached")
+        ratios[model] = ours / plain
+    sizes = cache_bench.trimmed().result_bytes
+    return Measured(
+        max(ratios.values()),
+        f"the same calls with results of the usual size, and reading on in every third: {len(sizes)} "
+        f"results of {min(sizes):,} to {max(sizes):,} bytes, over the uncached session of 10 to 20 KB; "
+        f"by model { ({model: round(ratio, 3) for model, ratio in ratios.items()}) }",
+    )
+
+
+def _over_the_reference_loop() -> Measured:
+    model = "claude-opus-5"
+    ours = cache_bench.cost_nusd(model, cache_bench.recorded, "ours")
+    theirs = cache_bench.cost_nusd(model, cache_bench.recorded, "reference")
+    return Measured(
+        ours / theirs,
+        f"{usd(ours)} over {usd(theirs)}; the reference's loop is modelled, not run: no breakpoints, "
+        "one call after another, its whole history sent again each turn, results up to 20,000 "
+        "characters; the same replies, tools and system prompt as ours",
+    )
+
+
 # --------------------------------------------------------------------------------------- memory
 
 
@@ -263,6 +311,10 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         "written_over_new_200k_tokens", "x", 1.2, lambda: _written_over_new(storage.HUNDRED_TURNS)
     ),
+    Figure("cached_cost_opus_5", "x", 0.21, _cached_over_uncached("claude-opus-5")),
+    Figure("cached_cost_opus_5_5", "x", 0.16, _cached_over_uncached("claude-opus-5-5")),
+    Figure("trimmed_cost", "x", 0.11, _trimmed_over_uncached),
+    Figure("cost_over_reference_loop", "x", 0.21, _over_the_reference_loop),
     Figure("worker_rss_after_50_mb", "MB", 150.0, _rss_after_50),
     Figure("worker_rss_growth", "x", 1.05, _rss_growth),
 )
