@@ -262,7 +262,7 @@ def _plain_row(
     bought: frozenset[str],
     away: bool,
 ) -> dict[str, Any] | None:
-    aside = {"timestamp", "amount_nusd"} if away else {"timestamp"}
+    aside = {"timestamp", "created_ms", "ended_ms"} | ({"amount_nusd"} if away else set[str]())
     if name == "costs.jsonl":
         if row["state"] == "void" or row["step_id"] in bought:
             return None

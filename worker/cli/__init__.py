@@ -12,6 +12,7 @@ import os
 
 import click
 
+from worker.cli.costs import costs
 from worker.cli.demo import demo
 from worker.cli.enqueue import enqueue
 from worker.cli.history import explain, replay_session
@@ -71,6 +72,7 @@ for command in (
     doctor,
     budget,
     limits,
+    costs,
 ):
     cli.add_command(command)
 

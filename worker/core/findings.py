@@ -33,7 +33,7 @@ class Cost:
     #: A `CallKind`.
     kind: str
     model: str
-    #: `held`, `sent`, `settled`, `expired` or `void`.
+    #: `held`, `sent`, `settled`, `expired`, `void` or `refunded`.
     state: str
     #: The bound that was held.
     amount_nusd: int
@@ -43,6 +43,10 @@ class Cost:
     request_id: str = ""
     #: Why it was voided or expired; empty otherwise.
     why: str = ""
+    #: By the ledger's clock; 0 where that is not known.
+    created_ms: int = 0
+    #: When its outcome was known or given up; 0 for not yet, or not known.
+    ended_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

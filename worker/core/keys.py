@@ -39,6 +39,7 @@ __all__ = [
     "checkpoint",
     "checkpointed",
     "checkpoints",
+    "concluded",
     "edition_of",
     "journal_copy",
     "manifest",
@@ -47,6 +48,7 @@ __all__ = [
     "sent",
     "sent_all",
     "session_folder",
+    "sessions",
     "transitions",
     "valid_artifact_name",
     "valid_life",
@@ -60,6 +62,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _EDITION = re.compile(r"[0-9a-f]{16}")
 #: When a life of a session began, and at which position of its journal.
 _LIFE = re.compile(r"[0-9]{13}-[0-9]{8}")
+_MANIFEST = re.compile(r"sessions/([^/]+)/([^/]+)/([^/]+)/manifest\.json")
 _TRANSITION = re.compile(r"([0-9]{1,13})-([0-9]{1,12})")
 _CHECKPOINT = re.compile(r"checkpoints/([^/]+)/([^/]+)/([0-9]{8})\.jsonl")
 #: One part of an artifact's name; `teacher_traces/diagnose.jsonl` has two.
@@ -242,6 +245,20 @@ def session_folder(*, tenant: str, campaign: str, session_id: str) -> str:
     names = {"tenant": tenant, "campaign": campaign, "session_id": session_id}
     checked = (valid_name(kind, value) for kind, value in names.items())
     return f"sessions/{'/'.join(checked)}/"
+
+
+def sessions(*, tenant: str | None = None, campaign: str | None = None) -> str:
+    """Return the prefix of what all sessions left, of a tenant's, or of a tenant's campaign's."""
+    if tenant is None:
+        return "sessions/"
+    folder = f"sessions/{valid_name('tenant', tenant)}/"
+    return folder if campaign is None else f"{folder}{valid_name('campaign', campaign)}/"
+
+
+def concluded(key: str) -> tuple[str, str, str] | None:
+    """Return (tenant, campaign, session id) where a key is a session's manifest, None otherwise."""
+    found = _MANIFEST.fullmatch(key)
+    return None if found is None else (found[1], found[2], found[3])
 
 
 def manifest(*, tenant: str, campaign: str, session_id: str) -> str:

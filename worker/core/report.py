@@ -304,6 +304,8 @@ def costs_jsonl(found: Findings) -> str:
             "usage": asdict(cost.usage) if cost.usage else None,
             "request_id": cost.request_id,
             "why": cost.why,
+            "created_ms": cost.created_ms,
+            "ended_ms": cost.ended_ms,
         }
         for cost in found.costs
     )

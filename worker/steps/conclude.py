@@ -180,6 +180,8 @@ def _cost(entry: Entry) -> Cost:
         usage=entry.usage,
         request_id=entry.request_id,
         why=entry.why,
+        created_ms=entry.created_ms,
+        ended_ms=entry.ended_ms,
     )
 
 

@@ -106,6 +106,8 @@ def _cost(step_id: str, kind: str, nusd: int, *, state: str = "settled", why: st
         usage=None if why else Usage(input_tokens=900, output_tokens=150),
         request_id="" if why else f"req_{step_id}",
         why=why,
+        created_ms=1_767_571_200_000,
+        ended_ms=1_767_571_203_250,
     )
 
 
