@@ -90,12 +90,14 @@ class Harness:
         """Return the lines of a JSON Lines artifact."""
         return [json.loads(line) for line in self.artifacts(session_id)[name].splitlines()]
 
-    def asked(self, path: str, body: object = None, *, of: str | None = None) -> Any:
-        """Ask a simulator's control interface."""
+    def asked(
+        self, path: str, body: object = None, *, of: str | None = None, api_key: str = ""
+    ) -> Any:
+        """Ask a simulator's control interface, or its provider's with a key."""
         request = urllib.request.Request(  # noqa: S310 - loopback
             f"{of or self.teacher_url}{path}",
             data=None if body is None else json.dumps(body).encode(),
-            headers={"content-type": "application/json"},
+            headers={"content-type": "application/json", "x-api-key": api_key},
         )
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
             return json.loads(answer.read() or b"null")

@@ -25,7 +25,7 @@ from worker.embedded.stack import EmbeddedStack
 from worker.wire.request import parse_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
     from worker.bootstrap import System
@@ -210,6 +210,8 @@ def real_fleet(
     concurrency: int = 8,
     tasks: Sequence[str],
     teacher_options: Sequence[str] = (),
+    budgets: Mapping[str, float] = _BUDGETS,
+    settings: Mapping[str, str] | None = None,
 ) -> Generator[RealFleet]:
     """Start a fleet of `workers`; everything of it is gone after the block."""
     student = StudentServer()
@@ -219,10 +221,10 @@ def real_fleet(
             fleet = Fleet(stack)
             fleet.add_simulated_teacher(options=teacher_options)
             fleet.add_student("default", base_url=student.base_url, model="student")
-            fleet.set(BUDGETS=json.dumps(_BUDGETS))
-            settings = fleet.settings()
-            system = bootstrap.build(settings, hints=_Untold(), publish=_never)
-            client = Client(settings.broker, settings.results, key_prefix=settings.key_prefix)
+            fleet.set(BUDGETS=json.dumps(dict(budgets)), **(settings or {}))
+            known = fleet.settings()
+            system = bootstrap.build(known, hints=_Untold(), publish=_never)
+            client = Client(known.broker, known.results, key_prefix=known.key_prefix)
             uri = upload_home(home, system.artifacts)
             real = RealFleet(stack, fleet, system, client, student, uri, concurrency)
             for _ in range(workers):

@@ -20,6 +20,7 @@ from worker.cli.keeping import dead_letters, prune_sessions
 from worker.cli.limits import limits
 from worker.cli.operate import budget, doctor, worker
 from worker.cli.output import exit_code_of, fail
+from worker.cli.reconcile import reconcile
 from worker.cli.recover import recover
 from worker.cli.session import cancel, result, status, watch
 from worker.errors import DiagnosisError
@@ -73,6 +74,7 @@ for command in (
     budget,
     limits,
     costs,
+    reconcile,
 ):
     cli.add_command(command)
 

@@ -15,7 +15,7 @@ from worker.core.values import Usage
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["DIMENSIONS", "Charge", "Dimension", "Sum", "summed", "total", "unknown"]
+__all__ = ["DIMENSIONS", "Charge", "Dimension", "Sum", "plus", "summed", "total", "unknown"]
 
 Dimension = Literal["campaign", "tenant", "model", "kind", "night", "session"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)

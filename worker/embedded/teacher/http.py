@@ -15,12 +15,13 @@ import traceback
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from worker.embedded.teacher.api_error import ApiError
 from worker.embedded.teacher.control import answer_control
 from worker.embedded.teacher.desk import Desk, Received
 from worker.embedded.teacher.exchange import COUNT_TOKENS, MESSAGES, Disconnected, Exchange
+from worker.embedded.teacher.usage_report import USAGE_REPORT, usage_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,11 +118,20 @@ class _Handler(BaseHTTPRequestHandler):
             return
         connection = _HttpConnection(self)
         try:
-            answer = answer_control(self._desk, self.command, path, body)
+            answer = self._told(path, body)
         except ApiError as error:
             connection.send(error.status, {}, error.body(""))
         else:
             connection.send(200, {}, answer)
+
+    def _told(self, path: str, body: bytes) -> dict[str, Any]:
+        """Return the answer to whatever is no conversation."""
+        if self.command == "GET" and path == USAGE_REPORT:
+            self._desk.workspace_of({name.lower(): v for name, v in self.headers.items()})
+            query = parse_qs(urlsplit(self.path).query)
+            lines = self._desk.bill.lines()
+            return usage_report(lines, query, now_ms=self._desk.clock.now_ms())
+        return answer_control(self._desk, self.command, path, body)
 
     def _converse(self, path: str, body: bytes) -> None:
         with self._desk.request() as number:
