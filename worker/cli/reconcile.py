@@ -40,7 +40,7 @@ __all__ = ["reconcile"]
     metavar="USAGE_EXPORT...",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
 )
 @click.option(
     "--api-key-id",
@@ -91,6 +91,8 @@ def _read(path: Path, api_key_ids: tuple[str, ...]) -> tuple[Bucket, ...]:
         return read_export(path.read_bytes(), api_key_ids=api_key_ids)
     except BadInput as exc:
         raise BadInput(f"{path.name}: {exc.message}") from exc
+    except OSError as exc:
+        raise BadInput(f"{path.name} cannot be read: {exc.strerror}") from exc
 
 
 def _json(verdict: Verdict, done: tuple[Refunded, ...], *, applied: bool) -> dict[str, Any]:
