@@ -124,15 +124,15 @@ def harness(airline_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @contextmanager
-def running(airline_home: Path, directory: Path) -> Generator[Harness]:
-    """Start a fleet of one's own: for a test that breaks what others need."""
+def running(airline_home: Path, directory: Path, **variables: str) -> Generator[Harness]:
+    """Start a fleet of one's own, with settings beside: for a test that breaks what others need."""
     with EmbeddedStack(directory / "stack", llama=False) as stack:
         fleet = Fleet(stack)
         teacher_url = fleet.add_simulated_teacher()
         judge_url = fleet.add_simulated_teacher(
             name="judging", judge_key=_judge_key(airline_home, directory / "judge.json")
         )
-        fleet.set(JUDGES__DEFAULT__TEACHER="judging", BUDGETS=json.dumps(_BUDGETS))
+        fleet.set(JUDGES__DEFAULT__TEACHER="judging", BUDGETS=json.dumps(_BUDGETS), **variables)
         fleet.add_student(
             "default", base_url=_recorded_student(stack, airline_home), model="gpt-4o"
         )

@@ -23,6 +23,7 @@ from worker.core import policy
 from worker.core.commands import Queue
 from worker.errors import Unavailable
 from worker.messages import CeleryHints, CeleryResults
+from worker.readiness import Readiness
 from worker.retention import DAY_MS, prune
 from worker.settings import load_settings
 from worker.telemetry.logs import configure_logs
@@ -64,7 +65,11 @@ def system() -> System:
     with _building:
         if _system is None or _system_pid != os.getpid():
             _system = bootstrap.build(
-                load_settings(), hints=CeleryHints(app), publish=_publish, observer=metrics()
+                load_settings(),
+                hints=CeleryHints(app),
+                publish=_publish,
+                publish_again=_publish_again,
+                observer=metrics(),
             )
             _system_pid = os.getpid()
         return _system
@@ -73,6 +78,11 @@ def system() -> System:
 def _publish(result: DiagnoseResult, runtime_s: float) -> None:
     CeleryResults(app, hostname=_hostname).publish(result, runtime_s)
     metrics().session(result.outcome, runtime_s, result.cost_nusd)
+
+
+def _publish_again(result: DiagnoseResult, runtime_s: float) -> None:
+    """Publish what was published before Redis was lost; it was counted then."""
+    CeleryResults(app, hostname=_hostname).publish(result, runtime_s)
 
 
 class Sweeper(bootsteps.StartStopStep):
@@ -113,6 +123,51 @@ def _sweep_pause_s() -> float:
 
 
 app.steps["worker"].add(Sweeper)
+
+
+class Watcher(bootsteps.StartStopStep):
+    """Looks after Redis' epoch in every worker, and says whether the worker can work.
+
+    It has a thread of its own: steps are swept while a lost Redis is rebuilt.
+    """
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Celery's signature
+        super().__init__(parent, **kwargs)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+
+    def start(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
+        """Watch from now on."""
+        del parent
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
+        """Stop watching; a rebuilding that is cut is begun anew by another worker."""
+        del parent
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    terminate = stop
+
+    def _run(self) -> None:
+        readiness = Readiness(load_settings().ready_file, metrics().ready.set)
+        pause_s = 0.0
+        while not self._stopped.wait(pause_s):
+            pause_s = _WATCH_S * (0.5 + random.random())  # noqa: S311 - jitter
+            try:
+                tended = system().rescue.tend()
+                readiness.say(ready=tended.ready, why=tended.why)
+            except Exception as exc:  # noqa: BLE001 - it goes on, whatever one round met
+                _log.exception("watch failed")
+                readiness.say(ready=False, why=repr(exc))
+        readiness.withdraw()
+
+
+#: Between two looks at Redis; half of it is chance.
+_WATCH_S = 0.8
+
+app.steps["worker"].add(Watcher)
 
 
 class Pruner(bootsteps.StartStopStep):

@@ -22,11 +22,13 @@ from worker.checkpoints import Checkpoints
 from worker.clock import SystemClock
 from worker.core import keys
 from worker.door import Door
+from worker.epoch import Epoch
 from worker.errors import BundleInvalid
 from worker.journal.redis import RedisJournal
 from worker.judge.llm import LlmJudge
 from worker.lazy import LazyMap
 from worker.ledger.redis import RedisLedger
+from worker.ledger.register import RedisRegister
 from worker.limits.gate import SHORT_MS, Gate, Keeper, TeacherGate
 from worker.limits.limited import LimitedStudent
 from worker.limits.redis import RedisLimiter
@@ -34,6 +36,7 @@ from worker.paid import PaidTeacher
 from worker.payloads import Payloads
 from worker.recovery import Recovery
 from worker.redis_connection import connect
+from worker.rescue import Rescue
 from worker.runner import Runner
 from worker.steps.context import Ports
 from worker.steps.workspace import Workspace
@@ -71,7 +74,9 @@ class System:
     payloads: Payloads
     runner: Runner
     door: Door
+    epoch: Epoch
     recovery: Recovery
+    rescue: Rescue
     ports: Ports
     #: What has to be closed, the newest first.
     closing: ExitStack
@@ -87,6 +92,7 @@ def build(
     hints: Hints,
     publish: Callable[[DiagnoseResult, float], None],
     observer: Observer | None = None,
+    publish_again: Callable[[DiagnoseResult, float], None] | None = None,
 ) -> System:
     """Return the system that `settings` describe.
 
@@ -95,19 +101,34 @@ def build(
         hints: Tells workers about due steps.
         publish: Makes a session's result readable; also given its runtime in seconds.
         observer: Hears of calls that wait, and of those that their servers push back.
+        publish_again: Does so for a session that had ended and was lost; None takes `publish`.
     """
     closing = ExitStack()
-    client = connect(settings.redis_url.get_secret_value())
+    client = connect(
+        settings.redis_url.get_secret_value(),
+        on_server=lambda run_id: epoch.connected(run_id),  # noqa: PLW0108 - made below
+    )
     closing.callback(client.close)
-    journal = RedisJournal(client, prefix=settings.key_prefix)
-    ledger = RedisLedger(client, prefix=settings.key_prefix)
     artifacts = build_artifacts(settings)
     closing.callback(artifacts.close)
+    register = RedisRegister(client, prefix=settings.key_prefix)
+    epoch = Epoch(
+        register,
+        artifacts,
+        SystemClock(),
+        fleet=settings.key_prefix,
+        owner=owner_name(),
+        new_nonce=lambda: secrets.token_hex(8),
+        accounts=lambda: ledger.accounts(),  # noqa: PLW0108 - made below
+        mark_ms=round(settings.mark_every_s * 1000),
+    )
+    journal = RedisJournal(client, prefix=settings.key_prefix)
+    ledger = RedisLedger(client, prefix=settings.key_prefix, trusted=epoch.trusted)
     payloads = Payloads(artifacts, inline_bytes=settings.payload_inline_bytes)
     limiter = RedisLimiter(client, prefix=settings.key_prefix)
     gates = _Gates(limiter, observer)
     closing.callback(gates.close)
-    checkpoints = Checkpoints(journal, ledger, artifacts, SystemClock())
+    checkpoints = Checkpoints(journal, ledger, artifacts, SystemClock(), doubt=epoch.doubt)
     ports = Ports(
         ledger=ledger,
         artifacts=artifacts,
@@ -142,7 +163,25 @@ def build(
         checkpoints=checkpoints,
     )
     closing.callback(runner.close)
-    recovery = Recovery(runner=runner, journal=journal, ledger=ledger, artifacts=artifacts)
+    recovery = Recovery(
+        runner=runner,
+        journal=journal,
+        ledger=ledger,
+        artifacts=artifacts,
+        save=checkpoints.save,
+        publish=publish_again or publish,
+    )
+    rescue = Rescue(
+        epoch=epoch,
+        register=register,
+        recovery=recovery,
+        ledger=ledger,
+        kill=partial(ledger.kill, on=True),
+        artifacts=artifacts,
+        clock=SystemClock(),
+        owner=owner_name(),
+        by_itself=settings.recover_by_itself,
+    )
     return System(
         settings=settings,
         client=client,
@@ -152,8 +191,10 @@ def build(
         artifacts=artifacts,
         payloads=payloads,
         runner=runner,
-        door=Door(runner, ledger, settings, reopen=recovery.reopen),
+        door=Door(runner, ledger, settings, reopen=recovery.reopen, trusted=epoch.check),
+        epoch=epoch,
         recovery=recovery,
+        rescue=rescue,
         ports=ports,
         closing=closing,
     )

@@ -18,7 +18,7 @@ from worker.ports import EntryState
 from worker.wire.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint, encode_sent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from worker.ports import Account, Artifacts, Clock, Entry, Journal, Ledger, Record, Slice
 
@@ -48,8 +48,24 @@ class Checkpoints:
     """Stores journals. One a process; every method may be called from many threads."""
 
     def __init__(
-        self, journal: Journal, ledger: Ledger, artifacts: Artifacts, clock: Clock
+        self,
+        journal: Journal,
+        ledger: Ledger,
+        artifacts: Artifacts,
+        clock: Clock,
+        *,
+        doubt: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """Take what is stored, and where.
+
+        Args:
+            journal: Has the sessions.
+            ledger: Has their money.
+            artifacts: The object store.
+            clock: For notes.
+            doubt: Told what proves that Redis has lost something (`Epoch.doubt`).
+        """
+        self._doubt = doubt
         self._journal = journal
         self._ledger = ledger
         self._artifacts = artifacts
@@ -62,7 +78,8 @@ class Checkpoints:
 
         Raises:
             Unavailable: Redis or the store did not answer; the next part will hold this one too.
-            Misconfigured: Redis holds an older copy of the journal than the store does.
+            Misconfigured: Redis holds an older copy of the journal than the store does; it is
+                doubted from now on.
         """
         stored = self._remembered(session_id)
         for _ in range(TRIES):
@@ -72,7 +89,7 @@ class Checkpoints:
             if stored is None or stored.life != part.life:
                 stored = self._look(session_id, part.life, stored)
                 continue
-            _check_not_older(session_id, stored, part)
+            self._check_not_older(session_id, stored, part)
             if part.length == stored.next:
                 self._remember(session_id, stored)
                 return
@@ -89,16 +106,46 @@ class Checkpoints:
 
         Whatever else is lost, its bound is charged again when the session is restored.
 
+        A reservation's id is used for one request, ever. One that was noted before, by somebody else,
+        went out in a history that Redis does not know any more: it must not go out again.
+
         Raises:
-            Unavailable: The store did not answer: do not send.
+            Unavailable: The store did not answer, or has the note already: do not send.
         """
         session_ids = (scope for scope in entry.scopes if scope.startswith("session:"))
         session_id = next(session_ids).removeprefix("session:")
         noted = replace(entry, state=EntryState.SENT, created_ms=self._clock.now_ms())
-        self._artifacts.put_new(
-            keys.sent(session_id, entry.reservation_id),
-            encode_sent(noted),
-            content_type="application/json",
+        key, raw = keys.sent(session_id, entry.reservation_id), encode_sent(noted)
+        if self._artifacts.put_new(key, raw, content_type="application/json"):
+            return
+        # A write whose answer was lost is sent again, and finds itself.
+        if self._artifacts.get(key) != raw:
+            said = f"the request of reservation {entry.reservation_id!r} went out before"
+            self._doubt(said)
+            raise Unavailable(f"{said}, and Redis does not know it: it has lost data")
+
+    def _check_not_older(self, session_id: str, stored: _Stored, part: Slice) -> None:
+        """Refuse a journal that lacks what is stored of it, or went on from before it.
+
+        Raises:
+            Misconfigured: It does.
+        """
+        at = stored.next - 1 - (part.length - len(part.records))
+        known = _name(part.records[at]) if 0 <= at < len(part.records) else None
+        if stored.last is None or known == stored.last:
+            return
+        said = (
+            f"Redis holds an older copy of session {session_id!r} than the object store, where "
+            f"{stored.next} records of it are: it was restored from a backup or a replica that had "
+            "fallen behind"
+        )
+        self._doubt(said)
+        raise Misconfigured(
+            f"{said}. Workers bring it forward by themselves, unless the settings say otherwise: then "
+            "say `diagnosis recover --all`",
+            session_id=session_id,
+            stored=stored.next,
+            length=part.length,
         )
 
     def _look(self, session_id: str, life: str, known: _Stored | None) -> _Stored:
@@ -177,26 +224,6 @@ def changed_since(
         or entry.step_id in done
         or entry.state is EntryState.SENT
     )
-
-
-def _check_not_older(session_id: str, stored: _Stored, part: Slice) -> None:
-    """Refuse a journal that lacks what is stored of it, or went on from before it.
-
-    Raises:
-        Misconfigured: It does.
-    """
-    at = stored.next - 1 - (part.length - len(part.records))
-    known = _name(part.records[at]) if 0 <= at < len(part.records) else None
-    if stored.last is not None and known != stored.last:
-        raise Misconfigured(
-            f"Redis holds an older copy of session {session_id!r} than the object store, where "
-            f"{stored.next} records of it are: it was restored from a backup or a replica that had "
-            "fallen behind. Stop the workers, empty that Redis, start them again and say "
-            "`diagnosis recover --all`",
-            session_id=session_id,
-            stored=stored.next,
-            length=part.length,
-        )
 
 
 def _name(record: Record) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import httpx2
 import redis
@@ -16,22 +17,30 @@ from pydantic import BaseModel, ConfigDict
 
 from worker.bootstrap import build_artifacts
 from worker.core.commands import Queue
+from worker.core.epoch import Verdict, judge
 from worker.core.prices import price_of
+from worker.epoch import examine as stored_epoch
 from worker.errors import DiagnosisError
+from worker.readiness import FRESH_S, is_ready
 from worker.recovery import lost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from worker.ports import Limiter
     from worker.settings import Settings
 
-__all__ = ["Check", "examine", "preflight"]
+__all__ = ["Check", "clocks", "delivery", "examine", "preflight", "worker_checks"]
 
 State = Literal["ok", "warn", "fail"]
 
-#: Leases are measured by the server's clock; reports show it. More than this confuses readers.
+#: Leases are measured by the server's clock alone. More than this confuses readers of reports, and long
+#: before it is some minutes S3 refuses to answer.
 CLOCKS_APART_MS = 5_000
+#: The longest that one step may take: a teacher's call of ten minutes, and its retries of connecting.
+LONGEST_STEP_S = 660
+#: What kombu takes where nobody says.
+_KOMBU_VISIBILITY_S = 3_600
 #: A step that is overdue for longer than this has nobody who sweeps or works on its queue.
 OVERDUE_MS = 60_000
 PROBE_TIMEOUT_S = 5.0
@@ -51,8 +60,68 @@ class Check(BaseModel):
 
 def preflight(settings: Settings) -> list[Check]:
     """Return what must be right before a worker starts; a server that is away does not stop it."""
-    checks = list(_redis(settings))
+    checks = (*_redis(settings), *_delivery(settings))
     return [check for check in checks if check.name != "redis"]
+
+
+def worker_checks(settings: Settings) -> list[Check]:
+    """Return whether this machine's worker can work now, as its readiness file says."""
+    path = settings.ready_file
+    if path is None:
+        cure = "set DIAGNOSIS_READY_FILE for the worker and for this command"
+        return [Check(name="ready", state="fail", found="no file is written", cure=cure)]
+    if is_ready(path):
+        return [Check(name="ready", state="ok", found=f"{path} is fresh")]
+    problems = [check for check in (*_redis(settings), *_epoch(settings)) if check.state == "fail"]
+    found = f"{path} is missing, or older than {FRESH_S:.0f} s"
+    cure = "the worker waits or has stopped: see its log" if not problems else "see below"
+    return [Check(name="ready", state="fail", found=found, cure=cure), *problems]
+
+
+def delivery(conf: Any, late: Sequence[str], *, unsafe_allowed: bool) -> Iterator[Check]:  # noqa: ANN401 - Celery's settings are untyped
+    """Look at what decides how messages are delivered.
+
+    Args:
+        conf: Celery's settings.
+        late: Names of tasks that are acknowledged when they have ended.
+        unsafe_allowed: Whether what is wrong is only said.
+    """
+    wrong: State = "warn" if unsafe_allowed else "fail"
+    # Brokers other than Redis do not heed the first of the two.
+    heeded = urlsplit(conf.broker_url or "").scheme in {"redis", "rediss", "sentinel"}
+    keeps_none = conf.worker_disable_prefetch and heeded
+    hoards = not keeps_none and conf.worker_prefetch_multiplier != 1
+    yield Check(
+        name="prefetch",
+        state=wrong if hoards else "ok",
+        found=f"{conf.worker_prefetch_multiplier} messages a slot: a busy worker keeps others' work"
+        if hoards
+        else "none: a busy worker hoards nothing",
+        cure="worker_disable_prefetch = True, or worker_prefetch_multiplier = 1" if hoards else "",
+    )
+    options: Mapping[str, Any] = conf.broker_transport_options or {}
+    visible_s = float(options.get("visibility_timeout", _KOMBU_VISIBILITY_S))
+    is_short = bool(late) and visible_s < LONGEST_STEP_S
+    yield Check(
+        name="visibility timeout",
+        state=wrong if is_short else "ok",
+        found=f"{visible_s:.0f} s, and {', '.join(late)} is acknowledged late: what takes longer would "
+        "be delivered again while it runs"
+        if is_short
+        else "no task outlasts it unacknowledged",
+        cure=f"task_acks_late = False, or a visibility_timeout above {LONGEST_STEP_S} s"
+        if is_short
+        else "",
+    )
+
+
+def _delivery(settings: Settings) -> Iterator[Check]:
+    from worker.app import app  # noqa: PLC0415 - reads the settings on import
+
+    app.loader.import_default_modules()
+    tasks: Mapping[str, Any] = app.tasks
+    late = [name for name, task in sorted(tasks.items()) if task.acks_late]
+    yield from delivery(app.conf, late, unsafe_allowed=settings.allow_unsafe_redis)
 
 
 def examine(settings: Settings, *, progress: Callable[[str], object] | None = None) -> list[Check]:
@@ -61,6 +130,7 @@ def examine(settings: Settings, *, progress: Callable[[str], object] | None = No
         ("Redis", _redis),
         ("broker and workers", _broker),
         ("object store", _store),
+        ("epoch", _epoch),
         ("stored sessions", _lost),
         ("teachers", _teachers),
         ("students", _students),
@@ -77,8 +147,8 @@ def examine(settings: Settings, *, progress: Callable[[str], object] | None = No
 def _redis(settings: Settings) -> Iterator[Check]:
     client = _client(settings.redis_url.get_secret_value())
     try:
-        server: Any = client.time()
         config: Any = _config(client)
+        apart_ms = _apart_ms(client)
     except redis.RedisError as exc:
         yield Check(
             name="redis",
@@ -91,13 +161,32 @@ def _redis(settings: Settings) -> Iterator[Check]:
         client.close()
     yield Check(name="redis", state="ok", found=f"answers, version {config.get('version', '?')}")
     yield from _durability(config, unsafe_allowed=settings.allow_unsafe_redis)
-    apart_ms = abs(server[0] * 1000 + server[1] // 1000 - time.time_ns() // 1_000_000)  # noqa: TID251
-    yield Check(
+    yield clocks(apart_ms, unsafe_allowed=settings.allow_unsafe_redis)
+
+
+def clocks(apart_ms: int, *, unsafe_allowed: bool) -> Check:
+    """Return whether this machine's clock and the server's agree: S3 and the reports need it."""
+    if apart_ms < CLOCKS_APART_MS:
+        return Check(name="clocks", state="ok", found=f"{apart_ms} ms apart at least")
+    return Check(
         name="clocks",
-        state="ok" if apart_ms < CLOCKS_APART_MS else "warn",
-        found=f"{apart_ms} ms apart",
-        cure="" if apart_ms < CLOCKS_APART_MS else "run NTP on this machine and on the server",
+        state="warn" if unsafe_allowed else "fail",
+        found=f"{apart_ms} ms apart: times in reports and signatures for S3 would be wrong",
+        cure="run NTP on this machine and on the server",
     )
+
+
+def _apart_ms(client: redis.Redis) -> int:
+    """Return by how much the clocks differ at least: what the answer took may be either's."""
+    before_ms = _now_ms()
+    server: Any = client.time()
+    after_ms = _now_ms()
+    there_ms = server[0] * 1000 + server[1] // 1000
+    return max(there_ms - after_ms, before_ms - there_ms, 0)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000  # noqa: TID251 - it is this clock that is looked at
 
 
 def _config(client: redis.Redis) -> dict[str, str]:
@@ -214,6 +303,46 @@ def _store(settings: Settings) -> Iterator[Check]:
         if again
         else "",
     )
+
+
+def _epoch(settings: Settings) -> Iterator[Check]:
+    """Look whether Redis has all that was marked in the object store."""
+    from worker.ledger.register import RedisRegister  # noqa: PLC0415
+
+    client = _client(settings.redis_url.get_secret_value())
+    try:
+        standing = RedisRegister(client, prefix=settings.key_prefix).standing()
+        stored = stored_epoch(build_artifacts(settings), standing, fleet=settings.key_prefix)
+    except (DiagnosisError, redis.RedisError) as exc:
+        yield Check(name="epoch", state="fail", found=str(exc), cure="see above")
+        return
+    finally:
+        client.close()
+    verdict = judge(standing, stored)
+    found, cure = _VERDICTS[verdict]
+    yield Check(
+        name="epoch",
+        state="ok" if verdict in {Verdict.WHOLE, Verdict.NEW} else "fail",
+        found=f"{standing.epoch} {found} {standing.doubt}".strip(),
+        cure=cure,
+    )
+
+
+_REBUILT = (
+    "a worker rebuilds it, unless DIAGNOSIS_RECOVER_BY_ITSELF=false: then `diagnosis recover --all`. If "
+    "its log says that it cannot, mend what it names, or go on without: `diagnosis recover --accept`"
+)
+#: What was found -> in words, and what to do.
+_VERDICTS = {
+    Verdict.WHOLE: ("is whole", ""),
+    Verdict.NEW: ("none has begun: no worker was here", ""),
+    Verdict.EMPTY: ("Redis has lost all its data; no money is held", _REBUILT),
+    Verdict.OLDER: ("Redis is an older copy; no money is held.", _REBUILT),
+    Verdict.FOREIGN: (
+        "is not this bucket's: Redis and the bucket belong to different fleets; no money is held",
+        "correct DIAGNOSIS_REDIS_URL, _S3_BUCKET or _KEY_PREFIX, or `diagnosis recover --accept`",
+    ),
+}
 
 
 def _lost(settings: Settings) -> Iterator[Check]:

@@ -81,6 +81,7 @@ class Door:
         settings: Settings,
         *,
         reopen: Callable[[str], bool] | None = None,
+        trusted: Callable[[], None] = lambda: None,
     ) -> None:
         """Take what sessions are opened in.
 
@@ -90,7 +91,10 @@ class Door:
             settings: Of this process.
             reopen: Puts a session back that Redis lost, if it is stored (`Recovery.reopen`): one
                 that is asked for again must not be paid for again.
+            trusted: Raises `Unavailable` while Redis may have lost something (`Epoch.check`): what is
+                not there now may be there soon.
         """
+        self._trusted = trusted
         self._runner = runner
         self._ledger = ledger
         self._settings = settings
@@ -102,8 +106,9 @@ class Door:
         Raises:
             RequestInvalid: As `admit` says, or a scope has no room for even the closing call.
             UnknownModel: As `admit` says.
-            Unavailable: Journal or ledger did not answer; it can be said again.
+            Unavailable: Journal or ledger did not answer, or are not trusted; it can be said again.
         """
+        self._trusted()
         if self.knows(request.session_id):
             self._runner.drive(request.session_id)
             return False

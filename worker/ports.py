@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from worker.core.epoch import Position
     from worker.core.rates import Ask, Ending, Limits, Rates, Standing
     from worker.core.values import CallKind, RunOutcome, Usage
 
@@ -41,6 +42,7 @@ __all__ = [
     "Limiter",
     "Note",
     "Record",
+    "Register",
     "Slice",
     "StepRow",
     "Student",
@@ -250,8 +252,11 @@ class Journal(Protocol):
         deadline_ms: int,
         after_ms: int,
         ends: bool,
+        replaces: bool = False,
     ) -> Committed:
         """Put a session back that was lost, and let it be driven; `gone` where it is known.
+
+        `replaces` says that an older copy of it makes room; only a pruned one is `gone` then.
 
         Its records keep their times and workers. A new life of it begins, later than `after_ms`:
         no lease of an earlier one commits anything. `deadline_ms` counts from now; `ends` says that
@@ -590,6 +595,33 @@ class Ledger(Protocol):
 
     def entries(self, session_id: str) -> tuple[Entry, ...]:
         """Return a session's reservations in the order in which they were made."""
+        ...
+
+
+class Register(Protocol):
+    """Where Redis keeps which epoch it is in. Every method is one atomic transition.
+
+    All raise `Unavailable` when the server does not answer.
+    """
+
+    def standing(self, seen: str = "") -> Position:
+        """Return how Redis stands, and whether it has the transition `seen`, where one is given."""
+        ...
+
+    def begin(self, epoch: str, *, expected: str) -> bool:
+        """Begin an epoch without marks and doubts; False where another one stands than expected."""
+        ...
+
+    def doubt(self, epoch: str, why: str) -> bool:
+        """Have nothing reserved in an epoch any more; False where another one stands."""
+        ...
+
+    def advance(self, epoch: str, number: int, nonce: str) -> bool:
+        """Pass from mark `number` to the next; False where Redis is somewhere else, or doubted."""
+        ...
+
+    def take_turn(self, duty: str, owner: str, *, for_ms: int) -> bool:
+        """Take over a duty for a while, or keep it; False while it is another's."""
         ...
 
 

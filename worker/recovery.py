@@ -6,30 +6,40 @@ the three may be done twice, and whatever is uncertain is charged.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
+
+import structlog
 
 from worker.checkpoints import given
 from worker.core import keys
 from worker.core.checkpoints import Delta, began_ms, join
 from worker.core.machine import fold
+from worker.core.values import Usage
 from worker.door import HOLD_GRACE_MS
-from worker.errors import RequestInvalid
+from worker.errors import BadInput, Misconfigured, RequestInvalid
 from worker.ports import EntryState
+from worker.steps.conclude import read_result
 from worker.steps.context import closing_hold_id
 from worker.wire.checkpoint import decode_checkpoint, decode_sent
 from worker.wire.journal import decode_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from worker.core.machine import Session
     from worker.ports import Account, Artifacts, Entry, Journal, Ledger, Record
     from worker.runner import Runner
     from worker.wire.checkpoint import Checkpoint
+    from worker.wire.result import DiagnoseResult
 
 __all__ = ["Recovered", "Recovery", "Stored", "charged", "lost"]
+
+#: Read from here on, a journal only says which life it is.
+_BEYOND = 10**8
+_log = structlog.get_logger(__name__)
 
 _LOST = "Redis was lost before its outcome was known"
 
@@ -75,17 +85,40 @@ class Recovered:
     """What became of one session."""
 
     session_id: str
-    #: `known`: Redis has it. `ended`: it has nothing left to do, and was left where it is.
-    status: Literal["restored", "known", "ended", "found"]
+    #: `known`: Redis has it. `ended`: it has nothing left to do, and was left where it is. `charged`: its
+    #: journal is damaged, and what may have been paid for it stands on its accounts. `failed`: nothing.
+    status: Literal["restored", "known", "ended", "found", "charged", "failed"]
     stored: Stored | None = None
+    #: Why it could not be rebuilt; empty where it could.
+    why: str = ""
 
 
 class Recovery:
     """Rebuilds sessions. Harmless twice, and beside others that do the same."""
 
     def __init__(
-        self, *, runner: Runner, journal: Journal, ledger: Ledger, artifacts: Artifacts
+        self,
+        *,
+        runner: Runner,
+        journal: Journal,
+        ledger: Ledger,
+        artifacts: Artifacts,
+        save: Callable[[str], None] = lambda _: None,
+        publish: Callable[[DiagnoseResult, float], None] | None = None,
     ) -> None:
+        """Take what is rebuilt, and from what.
+
+        Args:
+            runner: Has sessions go on.
+            journal: Where they are put.
+            ledger: Where their money is put.
+            artifacts: Have all of it.
+            save: Stores what Redis knows of a session and the store does not (`Checkpoints.save`).
+            publish: Makes the result of a session that had ended readable again, given its runtime in
+                seconds: whoever waits for it would wait for ever. None publishes nothing.
+        """
+        self._save = save
+        self._publish = publish
         self._runner = runner
         self._journal = journal
         self._ledger = ledger
@@ -146,8 +179,55 @@ class Recovery:
             return Recovered(session_id=session_id, status="ended", stored=stored)
         if dry_run:
             return Recovered(session_id=session_id, status="found", stored=stored)
+        self._publish_again(session_id, stored)
+        self._restore_money(stored)
         status = "restored" if self._restore(session_id, stored) else "known"
         return Recovered(session_id=session_id, status=status, stored=stored)
+
+    def bring_forward(self, session_id: str) -> Recovered:
+        """Bring a session of which Redis holds an older copy to what is stored, in a new life.
+
+        Raises:
+            RequestInvalid, CheckpointsDamaged, UnknownVersion, Unavailable: As `recover` says.
+        """
+        labels = self._journal.labels(session_id)
+        if not labels:
+            return self.recover(session_id)
+        # The copy may know more than was stored, where nobody went on from before that.
+        with suppress(Misconfigured):
+            self._save(session_id)
+        stored = self.stored(session_id)
+        if stored is None:
+            return Recovered(session_id=session_id, status="known")
+        self._restore_money(stored)
+        known = {entry.reservation_id: entry.state for entry in self._ledger.entries(session_id)}
+        for entry in stored.entries:
+            # A hold that does not fit is not there.
+            if entry.reservation_id in known:
+                self._charge(entry, known[entry.reservation_id])
+        has_ended = labels.get("status") == "ended" and stored.ended
+        if has_ended or not self._restore(session_id, stored, replaces=True):
+            return Recovered(session_id=session_id, status="known", stored=stored)
+        self._publish_again(session_id, stored)
+        return Recovered(session_id=session_id, status="restored", stored=stored)
+
+    def charge_notes(self, session_id: str) -> int:
+        """Charge all requests of a session that may have gone out, at their bounds; return how many.
+
+        For one whose journal is damaged: more than this was never paid for it.
+
+        Raises:
+            UnknownVersion: A newer worker wrote a note.
+            Unavailable: Redis or the store did not answer; it can be said again.
+        """
+        names = self._artifacts.list(keys.sent_all(session_id))
+        noted = [decode_sent(self._object(name)) for name in names]
+        for entry in charged([], noted, keep=None):
+            for scope in entry.scopes:
+                # One that nobody knows any more takes no reservation until somebody gives it a cap.
+                self._ledger.open_account(scope, 0)
+            self._ledger.restore(entry, deadline_ms=HOLD_GRACE_MS)
+        return len(noted)
 
     def reopen(self, session_id: str) -> bool:
         """Put a session back that is asked for again, if it is stored; False where it is not.
@@ -160,7 +240,7 @@ class Recovery:
         self.recover(session_id)
         return True
 
-    def _restore(self, session_id: str, stored: Stored) -> bool:
+    def _restore_money(self, stored: Stored) -> None:
         for account in stored.accounts:
             self._ledger.open_account(account.scope, account.cap_nusd)
         for entry in stored.entries:
@@ -168,16 +248,57 @@ class Recovery:
         for account in stored.accounts:
             if account.frozen:
                 self._ledger.freeze(account.scope)
+
+    def _charge(self, entry: Entry, known: EntryState) -> None:
+        """Give a reservation that an older ledger knows otherwise the outcome that is stored."""
+        name = entry.reservation_id
+        if known is EntryState.VOID and entry.actual_nusd > 0:
+            # Given back when its request was refused as a second one: the first is charged beside it,
+            # since a truth above what is held would be a breach.
+            self._ledger.restore(replace(entry, reservation_id=f"{name}@lost"), deadline_ms=0)
+            return
+        match entry.state:
+            case EntryState.SETTLED:
+                self._ledger.settle(
+                    name,
+                    entry.actual_nusd,
+                    usage=entry.usage or Usage(),
+                    request_id=entry.request_id,
+                    message_id=entry.message_id,
+                )
+            case EntryState.EXPIRED:
+                self._ledger.charge_unknown(name, entry.why, entry.request_id)
+            case EntryState.VOID:
+                self._ledger.void(name, entry.why)
+            case EntryState.HELD | EntryState.SENT:
+                pass
+
+    def _restore(self, session_id: str, stored: Stored, *, replaces: bool = False) -> bool:
+        here = self._journal.load(session_id, _BEYOND).life
         restored = self._journal.restore(
             session_id,
             stored.records,
             labels=stored.labels,
             deadline_ms=stored.left_ms,
-            after_ms=stored.began_ms,
+            after_ms=max(stored.began_ms, began_ms(here)),
             ends=stored.ended,
+            replaces=replaces,
         )
         self._runner.drive(session_id)
         return restored.status == "ok"
+
+    def _publish_again(self, session_id: str, stored: Stored) -> None:
+        """Publish an ended session's result, before Redis knows the session: then it is done once."""
+        if self._publish is None or not stored.ended:
+            return
+        try:
+            result = read_result(self._artifacts, stored.session)
+        except BadInput as exc:
+            _log.warning("result not published", session_id=session_id, error=str(exc))
+            return
+        if result is not None:
+            used_ms = stored.records[-1].at_ms - stored.records[0].at_ms
+            self._publish(result, used_ms / 1000)
 
     def _part(self, name: str) -> Checkpoint:
         return decode_checkpoint(self._object(name))

@@ -5,6 +5,7 @@ Rule: no other module but the two Redis adapters imports this one, and none sees
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,10 @@ from redis.retry import Retry
 from worker.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
-__all__ = ["Script", "connect", "translated"]
+__all__ = ["OtherServer", "Script", "connect", "translated"]
 
 #: A dead peer is noticed after this long; redis-py's default is never.
 SOCKET_TIMEOUT_S = 5.0
@@ -29,13 +30,26 @@ RETRIES = 5
 _PASSING = ("MISCONF", "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "TRYAGAIN", "LOADING")
 
 
-def connect(url: str, *, max_connections: int = 64) -> redis.Redis:
+class OtherServer(redis.RedisError):
+    """The server behind the address is not the one that the operation was meant for. Not retried."""
+
+
+def connect(
+    url: str, *, max_connections: int = 64, on_server: Callable[[str], None] | None = None
+) -> redis.Redis:
     """Return a client for `url` that retries for about 1.5 s; it connects on first use.
 
     Every operation of ours is idempotent, so a retry after a lost reply is safe.
+
+    Args:
+        url: Of the server.
+        max_connections: At most so many at a time.
+        on_server: Told at each new connection which run of which server is behind it, empty where it
+            does not say. It may raise `OtherServer`: what was to be sent is then not sent.
     """
     return redis.Redis.from_url(
         url,
+        redis_connect_func=_introduced(on_server) if on_server else None,
         decode_responses=True,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -45,6 +59,26 @@ def connect(url: str, *, max_connections: int = 64) -> redis.Redis:
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES),
         retry_on_error=[redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
     )
+
+
+def _introduced(on_server: Callable[[str], None]) -> Callable[[Any], None]:
+    """Return what a new connection does first: log in, and ask who is there."""
+
+    def introduce(connection: Any) -> None:  # noqa: ANN401 - redis-py has no one type for it
+        connection.on_connect()
+        try:
+            connection.send_command("INFO", "server")
+            said = connection.read_response()
+        except redis.ResponseError:  # hidden by the server's access rules
+            said = ""
+        on_server(_run_id(said.decode() if isinstance(said, bytes) else str(said)))
+
+    return introduce
+
+
+def _run_id(info: str) -> str:
+    found = re.search(r"^run_id:(\w+)", info, re.MULTILINE)
+    return found[1] if found else ""
 
 
 @contextmanager
@@ -58,6 +92,8 @@ def translated(doing: str) -> Generator[None]:
         yield
     except (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError) as exc:
         raise Unavailable(f"Redis did not answer while {doing}: {exc}", doing=doing) from exc
+    except OtherServer as exc:
+        raise Unavailable(f"{exc}, seen while {doing}", doing=doing) from exc
     except (redis.OutOfMemoryError, redis.ReadOnlyError) as exc:
         raise Unavailable(f"Redis refused to write while {doing}: {exc}", doing=doing) from exc
     except redis.ResponseError as exc:

@@ -219,6 +219,24 @@ class Settings(BaseSettings):
         "are verified in S3. 36500 leaves it to `diagnosis prune`.",
     )
 
+    recover_by_itself: bool = Field(
+        True,
+        description="Whether a worker that finds Redis emptied, or an older copy, rebuilds it from S3. "
+        "If not, all wait until somebody says `diagnosis recover --all`.",
+    )
+    mark_every_s: float = Field(
+        10,
+        ge=0.1,
+        le=3_600,
+        description="How often Redis' progress is marked in S3: an older copy is known by the marks "
+        "that it lacks. Some eight requests each time, from the whole fleet.",
+    )
+    ready_file: Path | None = Field(
+        None,
+        description="A file that a worker touches every second or so while it can work, and removes "
+        "while it waits for Redis or S3: for readiness probes. None makes none.",
+    )
+
     payload_inline_bytes: int = Field(
         1_024, ge=0, description="Texts above this stand in S3, once, and not in the journal."
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from worker.core.epoch import NO_MARK, Mark, Position
 from worker.core.teaching import TeacherReply, TeacherRequest
 from worker.core.values import RunOutcome, Usage
 from worker.errors import StudentFault, TeacherFault
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ManualClock",
+    "MemoryRegister",
     "CollectedHints",
     "ScriptedTeacher",
     "TeacherLine",
@@ -64,6 +66,66 @@ class ManualClock:
         with self._lock:
             self._now_ms += by_ms
             return self._now_ms
+
+
+class MemoryRegister:
+    """`ports.Register` for one process, and what happens to it: it can be copied and put back."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self._turns: dict[str, tuple[str, int]] = {}
+        self._epoch = ""
+        self._doubt = ""
+        self._mark, self._before = NO_MARK, NO_MARK
+        self._marked_ms = clock.now_ms()
+        #: Transitions of the ledger, as a test has them happen.
+        self.transitions: list[str] = []
+        self.killed = False
+
+    def standing(self, seen: str = "") -> Position:
+        """Return how Redis stands, and whether it has the transition `seen`, where one is given."""
+        return Position(
+            epoch=self._epoch,
+            doubt=self._doubt,
+            mark=self._mark,
+            before=self._before,
+            mark_age_ms=self._clock.now_ms() - self._marked_ms,
+            newest=self.transitions[-1] if self.transitions else "",
+            has_seen=not seen or seen in self.transitions,
+            killed=self.killed,
+        )
+
+    def begin(self, epoch: str, *, expected: str) -> bool:
+        """Begin an epoch without marks and doubts; False where another one stands than expected."""
+        if self._epoch != expected:
+            return False
+        self._epoch, self._doubt = epoch, ""
+        self._mark, self._before = NO_MARK, NO_MARK
+        self._marked_ms = self._clock.now_ms()
+        return True
+
+    def doubt(self, epoch: str, why: str) -> bool:
+        """Have nothing reserved in an epoch any more; False where another one stands."""
+        if self._epoch != epoch:
+            return False
+        self._doubt = why
+        return True
+
+    def advance(self, epoch: str, number: int, nonce: str) -> bool:
+        """Pass from mark `number` to the next; False where Redis is somewhere else, or doubted."""
+        if (self._epoch, self._mark.number) != (epoch, number) or self._doubt:
+            return False
+        self._before, self._mark = self._mark, Mark(number + 1, nonce)
+        self._marked_ms = self._clock.now_ms()
+        return True
+
+    def take_turn(self, duty: str, owner: str, *, for_ms: int) -> bool:
+        """Take over a duty for a while, or keep it; False while it is another's."""
+        holder, until_ms = self._turns.get(duty, (owner, 0))
+        if holder != owner and until_ms > self._clock.now_ms():
+            return False
+        self._turns[duty] = (owner, self._clock.now_ms() + for_ms)
+        return True
 
 
 class CollectedHints:

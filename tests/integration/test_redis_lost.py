@@ -1,4 +1,7 @@
-"""A real fleet whose Redis loses everything in mid-session."""
+"""A real fleet whose Redis loses everything in mid-session, and which waits for an operator's word.
+
+`test_redis_epoch.py` has the fleet that helps itself, as it does unless the settings say otherwise.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.enable_socket, pytest.mark.ti
 @pytest.fixture(scope="module")
 def fleet(airline_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """A fleet of our own: no other test's sessions are in its Redis."""
-    with running(airline_home, tmp_path_factory.mktemp("lost")) as started:
+    directory = tmp_path_factory.mktemp("lost")
+    with running(airline_home, directory, RECOVER_BY_ITSELF="false") as started:
         yield started
 
 
@@ -44,6 +48,7 @@ def test_a_session_whose_redis_was_flushed_goes_on_with_every_turn_that_was_stor
     assert stored is not None
     turns = message_ids(stored.records)
     assert "1 are not in Redis" in doctors_word(fleet)
+    assert "lost all its data" in doctors_word(fleet, of="epoch")
 
     (row,) = recover(fleet, "--all")
 
@@ -56,9 +61,10 @@ def test_a_session_whose_redis_was_flushed_goes_on_with_every_turn_that_was_stor
     assert "clusters.json" in fleet.artifacts(session_id)
     assert recover(fleet, "--all") == []
     assert doctors_word(fleet) == "all are in Redis"
+    assert "is whole" in doctors_word(fleet, of="epoch")
 
 
-def test_a_session_that_is_enqueued_again_after_the_loss_comes_back_by_itself(
+def test_a_session_that_is_enqueued_again_after_the_loss_waits_and_is_not_begun_again(
     fleet: Harness,
 ) -> None:
     session_id = lost_in_mid_session(fleet)
@@ -67,6 +73,9 @@ def test_a_session_that_is_enqueued_again_after_the_loss_comes_back_by_itself(
     assert [row["status"] for row in recover(fleet, session_id, "--dry-run")] == ["found"]
 
     fleet.client.enqueue(fleet.request(session_id))
+    assert fleet.client.result(session_id, timeout_s=1.5) is None
+    assert not fleet.system.journal.labels(session_id)
+    recover(fleet, "--all")
 
     assert fleet.wait(session_id).outcome == "concluded"
     records = fleet.system.journal.load(session_id).records
@@ -103,10 +112,10 @@ def recover(fleet: Harness, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def doctors_word(fleet: Harness) -> str:
-    """Return what `diagnosis doctor` says of the stored sessions."""
+def doctors_word(fleet: Harness, *, of: str = "stored sessions") -> str:
+    """Return what `diagnosis doctor` says of the stored sessions, or of something else."""
     checks = examine(fleet.fleet.settings())
-    return next(check.found for check in checks if check.name == "stored sessions")
+    return next(check.found for check in checks if check.name == of)
 
 
 def message_ids(records: Iterable[Record]) -> list[str]:

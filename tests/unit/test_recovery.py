@@ -136,6 +136,8 @@ class World:
     at_once: bool = False
     moment: int = 0
     under_way: str = ""
+    #: What proved that Redis has lost something.
+    doubts: list[str] = field(default_factory=list[str])
     purposes: Counter[str] = field(default_factory=Counter[str])
     bill: Bill = field(default_factory=Bill)
     artifacts: Away = field(default_factory=Away)
@@ -168,7 +170,11 @@ class World:
 
     def new_runner(self) -> Runner:
         checkpoints = Checkpoints(
-            self.journal, self.ledger, cast("Artifacts", self.artifacts), self.clock
+            self.journal,
+            self.ledger,
+            cast("Artifacts", self.artifacts),
+            self.clock,
+            doubt=self.doubts.append,
         )
         provider = Provider(WHOLE, self.bill, Counter(), self.elapse)
         teacher = PaidTeacher(

@@ -24,6 +24,7 @@ from worker.cli.reconcile import reconcile
 from worker.cli.recover import recover
 from worker.cli.session import cancel, result, status, watch
 from worker.errors import DiagnosisError
+from worker.telemetry.logs import configure_logs
 
 __all__ = ["cli", "main"]
 
@@ -81,4 +82,6 @@ for command in (
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    # To stderr: what a command prints may be read by a script. A worker says for itself how it logs.
+    configure_logs(level="WARNING", form="console")
     cli()

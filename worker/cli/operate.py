@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import sys
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -15,8 +16,11 @@ from worker import doctor as checks
 from worker.cli.connection import connected
 from worker.cli.output import NOT_FOUND, Amount, console, dollars, fail, said
 from worker.core.commands import Queue
-from worker.errors import Misconfigured
+from worker.errors import DiagnosisError, Misconfigured
 from worker.settings import MOST_USD, account_scope, load_settings
+
+if TYPE_CHECKING:
+    from worker.bootstrap import System
 
 __all__ = ["budget", "doctor", "worker"]
 
@@ -73,9 +77,18 @@ def _spare_memory() -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a check, for scripts.")
-def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's way
+@click.option(
+    "--ready",
+    is_flag=True,
+    help="Only whether this machine's worker can work now (its ready_file).",
+)
+def doctor(as_json: bool, ready: bool) -> None:  # noqa: FBT001 - click's way
     """Say what is reachable, what is misconfigured and what to do; exit 7 where something fails."""
-    found = checks.examine(load_settings(), progress=None if as_json else _looking)
+    settings = load_settings()
+    if ready:
+        found = checks.worker_checks(settings)
+    else:
+        found = checks.examine(settings, progress=None if as_json else _looking)
     if as_json:
         for check in found:
             click.echo(check.model_dump_json())
@@ -145,6 +158,7 @@ def set_cap(scope: str, usd: float) -> None:
         if not system.ledger.open_account(scope, cap_nusd):
             system.ledger.set_cap(scope, cap_nusd)
         account = system.ledger.account(scope)
+        _store_accounts(system)
     if account is None:
         fail(f"{scope!r} could not be made", code=NOT_FOUND)
     console.print(f"{scope}: {dollars(account.posted_nusd)} spent of {dollars(account.cap_nusd)}")
@@ -156,6 +170,7 @@ def freeze(scope: str) -> None:
     """Take no more reservations from SCOPE until `unfreeze`."""
     with connected() as system:
         system.ledger.freeze(scope)
+        _store_accounts(system)
     console.print(f"{scope} is frozen: its sessions end with what they know")
 
 
@@ -165,6 +180,7 @@ def unfreeze(scope: str) -> None:
     """Take reservations from SCOPE again, also after a breach."""
     with connected() as system:
         system.ledger.unfreeze(scope)
+        _store_accounts(system)
     console.print(f"{scope} takes reservations again")
 
 
@@ -174,7 +190,16 @@ def kill(off: bool) -> None:  # noqa: FBT001 - click's way
     """Stop all spending of the fleet at once."""
     with connected() as system:
         system.ledger.kill(on=not off)
+        _store_accounts(system)
     console.print("spending goes on" if off else "no paid call is made until `budget kill --off`")
+
+
+def _store_accounts(system: System) -> None:
+    """Have the change stored now and not in some seconds, so that it outlasts Redis."""
+    try:
+        system.epoch.mark(at_once=True)
+    except DiagnosisError as exc:
+        console.print(f"not stored outside of Redis yet: {exc}", style="dim")
 
 
 def _known_queues(queues: str) -> list[str]:

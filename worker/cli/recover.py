@@ -1,4 +1,4 @@
-"""The command that rebuilds sessions after Redis was lost: recover.
+"""The command that rebuilds sessions after Redis was lost, or was restored from an older copy: recover.
 
 Rule: one session that cannot be rebuilt keeps no other from it; it is named, and the exit code is 1.
 """
@@ -15,9 +15,11 @@ from rich.table import Table
 from worker import bootstrap
 from worker.cli.connection import connected
 from worker.cli.output import SESSION_ID, console, dollars, said
+from worker.core.epoch import Verdict
 from worker.errors import BadInput, DiagnosisError, Misconfigured, Unavailable
 
 if TYPE_CHECKING:
+    from worker.bootstrap import System
     from worker.recovery import Recovered, Recovery
 
 __all__ = ["recover"]
@@ -30,6 +32,8 @@ _WORDS = {
     "found": "would go on",
     "known": "is in Redis",
     "ended": "had ended: --ended puts it back too",
+    "charged": "cannot be rebuilt; what may have been paid for it is charged: ",
+    "failed": "cannot be rebuilt: ",
 }
 
 
@@ -42,6 +46,11 @@ _WORDS = {
     help="With --all: also sessions that had ended, so that their money counts again.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be put back.")
+@click.option(
+    "--accept",
+    is_flag=True,
+    help="Trust Redis as it is: for a bucket that lost its objects, or a loss that cannot be mended.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a session, for scripts.")
 def recover(
     session_ids: tuple[str, ...],
@@ -49,23 +58,30 @@ def recover(
     everything: bool,
     ended: bool,
     dry_run: bool,
+    accept: bool,
     as_json: bool,
 ) -> None:
     """Put sessions that Redis lost back from S3, journal and money, and have them go on.
 
-    Nothing that Redis knows is touched, so it may be said at any time, and twice. A paid call whose
-    outcome nobody knows is charged at its bound.
+    Workers do it by themselves, unless DIAGNOSIS_RECOVER_BY_ITSELF=false. It may be said at any time,
+    and twice. Where all of Redis was lost, or is an older copy, --all rebuilds ended sessions as well,
+    since their money counts. A paid call whose outcome nobody knows is charged at its bound.
     """
-    if bool(session_ids) == everything:
-        raise click.UsageError("name the sessions, or say --all")
+    if [bool(session_ids), everything, accept].count(True) != 1:
+        raise click.UsageError("name the sessions, or say --all, or --accept")
     with connected() as system:
-        if not dry_run:
-            bootstrap.provision(system)
-        wanted = session_ids or system.recovery.lost()
-        rows = [
-            _row(system.recovery, session_id, ended=ended or not everything, dry_run=dry_run)
-            for session_id in wanted
-        ]
+        if accept:
+            console.print(f"epoch {system.rescue.accept()} begins: Redis is trusted as it is")
+            return
+        rows = _rescued(system) if everything and not dry_run else None
+        if rows is None:
+            if not dry_run:
+                bootstrap.provision(system)
+            wanted = session_ids or system.recovery.lost()
+            rows = [
+                _row(system.recovery, session_id, ended=ended or not everything, dry_run=dry_run)
+                for session_id in wanted
+            ]
     if as_json:
         for row in rows:
             click.echo(json.dumps(row))
@@ -73,7 +89,28 @@ def recover(
         console.print(_table(rows))
     else:
         console.print("Redis knows every session that is stored: there is nothing to put back.")
-    sys.exit(1 if any(row["status"] == "failed" for row in rows) else 0)
+    sys.exit(1 if any(row["status"] in {"failed", "charged"} for row in rows) else 0)
+
+
+def _rescued(system: System) -> list[Row] | None:
+    """Rebuild all where all is lost or older, and begin a new epoch; None where it is not.
+
+    Raises:
+        Unavailable: A worker does it just now.
+        Misconfigured: Redis is another fleet's.
+    """
+    look = system.epoch.look(deep=True)
+    if look.verdict is Verdict.FOREIGN:
+        raise Misconfigured(f"Redis is not rebuilt: {look.why}")
+    if look.verdict is Verdict.WHOLE:
+        return None
+    bootstrap.provision(system)
+    rescued = system.rescue.rescue()
+    if rescued is None:
+        raise Unavailable(
+            "a worker rebuilds Redis just now: `diagnosis doctor` says when it is done"
+        )
+    return [_told(row) for row in rescued if row.status != "known"]
 
 
 def _row(recovery: Recovery, session_id: str, *, ended: bool, dry_run: bool) -> Row:
@@ -87,6 +124,8 @@ def _row(recovery: Recovery, session_id: str, *, ended: bool, dry_run: bool) -> 
 
 def _told(done: Recovered) -> Row:
     row: Row = {"session_id": done.session_id, "status": done.status}
+    if done.why:
+        row["error"] = done.why
     if done.stored is None:
         return row
     return {
@@ -106,7 +145,7 @@ def _table(rows: list[Row]) -> Table:
     for row in rows:
         table.add_row(
             said(row["session_id"]),
-            said(_WORDS.get(row["status"]) or row["error"]),
+            said(_WORDS[row["status"]] + row.get("error", "")),
             row.get("phase", ""),
             str(row.get("turns", "")),
             str(row.get("records", "")),

@@ -9,6 +9,8 @@ from a request, a file or a teacher becomes a key, a path or a URL in any other 
     sent/<session>/<sha256>.json                                a paid request that may have gone out
     refunds/<session>/<sha256>.json                             a charge that was proven unbilled
     ledger/<first id>_<last id>.jsonl                           the ledger's transitions, in order
+    epochs/<number>.json                                        between two losses of Redis
+    marks/<epoch's number>/<number>.json                        what Redis has passed, and the accounts
     sessions/<tenant>/<campaign>/<session>/manifest.json        written last, once
     sessions/<tenant>/<campaign>/<session>/<edition>/<name>     what the manifest lists
     sessions/<tenant>/<campaign>/<session>/journal.jsonl        its journal, when it left Redis
@@ -41,10 +43,15 @@ __all__ = [
     "checkpoints",
     "concluded",
     "edition_of",
+    "epoch",
+    "epochs",
     "journal_copy",
     "manifest",
     "refund",
     "refunds",
+    "mark",
+    "marks",
+    "number_of",
     "sent",
     "sent_all",
     "session_folder",
@@ -65,6 +72,7 @@ _LIFE = re.compile(r"[0-9]{13}-[0-9]{8}")
 _MANIFEST = re.compile(r"sessions/([^/]+)/([^/]+)/([^/]+)/manifest\.json")
 _TRANSITION = re.compile(r"([0-9]{1,13})-([0-9]{1,12})")
 _CHECKPOINT = re.compile(r"checkpoints/([^/]+)/([^/]+)/([0-9]{8})\.jsonl")
+_NUMBERED = re.compile(r"(?:epochs|marks/[0-9]{8})/([0-9]{8,12})\.json")
 #: One part of an artifact's name; `teacher_traces/diagnose.jsonl` has two.
 _PART = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
 _MAX_PARTS = 4
@@ -238,6 +246,38 @@ def _padded(transition_id: str) -> str:
     if found is None:
         raise BadInput(f"{_quoted(transition_id)} names no transition: '1763856000000-0' does.")
     return f"{int(found[1]):013d}-{int(found[2]):06d}"
+
+
+def epochs() -> str:
+    """Return the prefix of all epochs."""
+    return "epochs/"
+
+
+def epoch(number: int) -> str:
+    """Return the key of an epoch, by its number."""
+    return f"{epochs()}{number:08d}.json"
+
+
+def marks(epoch_number: int) -> str:
+    """Return the prefix of an epoch's marks."""
+    return f"marks/{epoch_number:08d}/"
+
+
+def mark(epoch_number: int, number: int) -> str:
+    """Return the key of a mark; marks sort as they were made."""
+    return f"{marks(epoch_number)}{number:012d}.json"
+
+
+def number_of(key: str) -> int:
+    """Return the number at the end of an epoch's or a mark's key.
+
+    Raises:
+        BadInput: There is none.
+    """
+    found = _NUMBERED.fullmatch(key)
+    if found is None:
+        raise BadInput(f"{_quoted(key)} is no epoch and no mark: move it away from there.")
+    return int(found[1])
 
 
 def session_folder(*, tenant: str, campaign: str, session_id: str) -> str:

@@ -158,13 +158,19 @@ class MemoryJournal:
         deadline_ms: int,
         after_ms: int,
         ends: bool,
+        replaces: bool = False,
     ) -> Committed:
-        """Put a session back that was lost; `gone` where it is known."""
-        if session_id in self._sessions:
+        """Put a session back that was lost; `gone` where it is known, or pruned."""
+        old = self._sessions.get(session_id)
+        if old is not None and (not replaces or bool(old.tombstone)):
             return Committed(status="gone")
         now_ms = self._clock.now_ms()
-        began_ms = max(now_ms, after_ms + 1)
+        began_ms = max(now_ms, after_ms + 1, old.fence + 1 if old else 0)
         session = _Session(created_ms=records[0].at_ms, labels=dict(labels), fence=began_ms)
+        if old is not None:
+            session.notes = old.notes
+            for step_id in (*old.rows, DRIVE):
+                self._due.pop((session_id, step_id), None)
         self._sessions[session_id] = session
         for record in records:
             session.put(record, "-")

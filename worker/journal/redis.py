@@ -112,8 +112,9 @@ class RedisJournal:
         deadline_ms: int,
         after_ms: int,
         ends: bool,
+        replaces: bool = False,
     ) -> Committed:
-        """Put a session back that was lost; `gone` where it is known."""
+        """Put a session back that was lost; `gone` where it is known, or pruned."""
         rows = ((r.key, r.at_ms, r.attempt, r.owner or "-", r.body) for r in records)
         reply = self._run(
             "restore",
@@ -121,6 +122,7 @@ class RedisJournal:
             deadline_ms,
             after_ms,
             int(ends),
+            int(replaces),
             len(labels),
             *_flat(labels.items()),
             *_flat(rows),

@@ -45,8 +45,9 @@ KEYS = {
     "meta": (
         "{P}:bud:meta",
         "hash",
-        "kill 0/1; cut: the last transition of the part that is being archived",
+        "kill 0/1; cut: the last transition that is being archived; epoch, doubt; and the newest mark",
     ),
+    "turn": ("{P}:bud:turn:<duty>", "string", "the worker whose turn it is: `mark` or `rescue`"),
     "transitions": (
         "{P}:bud:j",
         "stream",

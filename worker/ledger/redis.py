@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,7 +28,8 @@ from worker.ports import Account, Entry, EntryState, Transition
 from worker.redis_connection import Script, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     import redis
 
@@ -63,9 +65,24 @@ class RedisLedger:
     """`ports.Ledger` on Redis 7, Valkey 7.2 or newer, with `appendfsync always` and `noeviction`."""
 
     def __init__(
-        self, client: redis.Redis, *, prefix: str = "diagnosis", keep_ms: int = KEEP_MS
+        self,
+        client: redis.Redis,
+        *,
+        prefix: str = "diagnosis",
+        keep_ms: int = KEEP_MS,
+        trusted: Callable[[], AbstractContextManager[str]] | None = None,
     ) -> None:
+        """Take the server.
+
+        Args:
+            client: Connects to it.
+            prefix: Of all keys.
+            keep_ms: How long what has ended is kept.
+            trusted: The epoch in which a reservation may be made, for as long as making it takes
+                (`Epoch.trusted`); it raises where the server is not to be trusted. None asks nothing.
+        """
         self._client = client
+        self._trusted = trusted
         self._prefix = prefix_of(prefix)
         self._keep_ms = keep_ms
         prelude = (_LUA / "prelude.lua").read_text(encoding="utf-8")
@@ -164,21 +181,27 @@ class RedisLedger:
             BudgetDenied: Some scope has no room, is frozen or closed, or has no account; or the id
                 was used: its request went out, or it was given up.
             BadInput: Another reservation is held under this id.
-            Unavailable: Too many transitions wait for the archive; or the server did not answer.
+            Unavailable: The server is not trusted now, or too many transitions wait for the archive, or
+                it did not answer.
         """
-        reply = self._run(
-            "reserve",
-            valid_reservation_id(reservation_id),
-            valid_amount(amount_nusd, least=1),
-            valid_amount(deadline_ms),
-            self._keep_ms,
-            replaces or "",
-            kind,
-            model,
-            step_id,
-            price_version,
-            *valid_scopes(scopes),
-        )
+        valid_amount(amount_nusd, least=1)
+        with self._trusted() if self._trusted else nullcontext("") as epoch:
+            reply = self._run(
+                "reserve",
+                valid_reservation_id(reservation_id),
+                amount_nusd,
+                valid_amount(deadline_ms),
+                self._keep_ms,
+                replaces or "",
+                kind,
+                model,
+                step_id,
+                price_version,
+                epoch,
+                *valid_scopes(scopes),
+            )
+            if reply == ["epoch"]:
+                raise refusals.other_epoch(epoch)
         match reply:
             case ["ok"]:
                 return
@@ -199,6 +222,7 @@ class RedisLedger:
         Raises:
             BudgetDenied: The reservation is no longer held, somebody else sends under it, or the
                 kill switch is on: do not send.
+            Unavailable: The server has lost the reservation: do not send.
         """
         reply = self._run("sent", valid_reservation_id(reservation_id), uuid.uuid4().hex)
         match reply:
@@ -206,6 +230,8 @@ class RedisLedger:
                 return
             case ["killed", scope]:
                 raise refusals.denied("killed", scope, amount_nusd=0, free_nusd=0)
+            case [_, "unknown", _] if self._trusted is not None:
+                raise refusals.forgotten(reservation_id)
             case [_, state, scope]:
                 raise refusals.used(reservation_id, scope, state)
             case _:

@@ -10,10 +10,12 @@ from worker.errors import BadInput, BudgetDenied, Unavailable
 
 __all__ = [
     "denied",
+    "forgotten",
     "no_account",
     "no_reservation",
     "not_ended",
     "other_amount",
+    "other_epoch",
     "unarchived",
     "used",
 ]
@@ -88,3 +90,20 @@ def unarchived(count: int) -> Unavailable:
 def no_account(scope: str) -> BadInput:
     """Return the refusal to change an account that does not exist."""
     return BadInput(f"there is no account {scope!r}; open it first", scope=scope)
+
+
+def other_epoch(epoch: str) -> Unavailable:
+    """Return the refusal to hold money on a server that may have lost what was held there."""
+    return Unavailable(
+        f"Redis is not in epoch {epoch!r} any more, or is doubted: it may have lost data. No money is "
+        "held until a worker has looked at it (`diagnosis doctor` says what it found)",
+        epoch=epoch,
+    )
+
+
+def forgotten(reservation_id: str) -> Unavailable:
+    """Return the refusal to send under a reservation that was just made and is not there."""
+    return Unavailable(
+        f"Redis does not know the reservation {reservation_id!r} that it just took: it has lost data",
+        reservation_id=reservation_id,
+    )

@@ -31,11 +31,12 @@ from worker.wire.result import ClusterSummary, DiagnoseResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from worker.core.machine import Session
     from worker.core.values import Payload
     from worker.ports import Artifacts, Entry
     from worker.steps.context import Step
 
-__all__ = ["bodies", "conclude", "findings"]
+__all__ = ["bodies", "conclude", "findings", "read_result"]
 
 _TYPES = {"md": "text/markdown", "json": "application/json", "jsonl": "application/x-ndjson"}
 
@@ -62,6 +63,28 @@ def conclude(step: Step) -> SessionEnded:
     clusters: list[dict[str, Any]] = json.loads(written.clusters_json)
     step.ports.publish(_result(session, clusters, ended), _runtime_s(step))
     return ended
+
+
+def read_result(artifacts: Artifacts, session: Session) -> DiagnoseResult | None:
+    """Return the result of a session that ended, from its artifacts; None where it has none.
+
+    Raises:
+        BadInput: What lies there is not what a session leaves.
+        Unavailable: The object store did not answer, or an artifact is gone.
+    """
+    spec, ended = session.spec, session.ended
+    place = {"tenant": spec.tenant, "campaign": spec.campaign, "session_id": spec.session_id}
+    body = artifacts.get(keys.manifest(**place))
+    if ended is None or body is None:
+        return None
+    strays = read_manifest(body).strays(keys.session_folder(**place))
+    if strays:
+        raise BadInput(
+            f"the manifest of {spec.session_id!r} names {strays[0]!r}, which is not its own"
+        )
+    listed = _listed(artifacts, body)
+    clusters: list[dict[str, Any]] = json.loads(listed["clusters.json"])
+    return _result(json.loads(listed["session.json"]), clusters, ended)
 
 
 def findings(step: Step) -> Findings:

@@ -114,6 +114,13 @@ PUSHED_BACK = Metric(
     labels=("server", "outcome"),
 )
 
+READY = Metric(
+    name="diagnosis_ready",
+    kind="gauge",
+    unit="0 or 1",
+    meaning="Whether this worker can work: Redis and S3 answer, and Redis is trusted. What waits, waits.",
+)
+
 METRICS = (
     STEPS,
     STEP_SECONDS,
@@ -127,6 +134,7 @@ METRICS = (
     BREACH,
     LIMITED,
     PUSHED_BACK,
+    READY,
 )
 
 
@@ -165,6 +173,7 @@ class Metrics:
         self._unarchived = Gauge(UNARCHIVED.name, UNARCHIVED.meaning, registry=self.registry)
         self._frozen = Gauge(FROZEN.name, FROZEN.meaning, registry=self.registry)
         self._breach = Gauge(BREACH.name, BREACH.meaning, registry=self.registry)
+        self.ready = Gauge(READY.name, READY.meaning, registry=self.registry)
 
     def step(self, kind: str, status: str, seconds: float) -> None:
         """Count a hint; time it unless there was nothing to do."""
