@@ -270,6 +270,9 @@ class Recovery:
                 self._ledger.charge_unknown(name, entry.why, entry.request_id)
             case EntryState.VOID:
                 self._ledger.void(name, entry.why)
+            case EntryState.REFUNDED:
+                self._ledger.charge_unknown(name, entry.why, entry.request_id)
+                self._ledger.refund(name, entry.why)
             case EntryState.HELD | EntryState.SENT:
                 pass
 

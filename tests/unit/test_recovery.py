@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from worker.core.teaching import TeacherReply, TeacherRequest
     from worker.core.values import Usage
     from worker.ports import Announcement, Artifacts, Entry, Journal, Ledger
+    from worker.wire.result import DiagnoseResult
 
 SESSION = "s-1"
 SCOPES = ("fleet", "tenant:default", "campaign:default")
@@ -98,11 +99,17 @@ class Away(MemoryArtifacts):
     """An object store that can be away."""
 
     away = False
+    all_away = False
 
     def put_new(self, key: str, body: bytes, *, content_type: str) -> bool:
-        if self.away and key.startswith("checkpoints/"):
+        if self.all_away or (self.away and key.startswith("checkpoints/")):
             raise Unavailable("the store is away")
         return super().put_new(key, body, content_type=content_type)
+
+    def get(self, key: str) -> bytes | None:
+        if self.all_away:
+            raise Unavailable("the store is away")
+        return super().get(key)
 
 
 @dataclass
@@ -136,6 +143,7 @@ class World:
     at_once: bool = False
     moment: int = 0
     under_way: str = ""
+    published: list[DiagnoseResult] = field(default_factory=list["DiagnoseResult"])
     #: What proved that Redis has lost something.
     doubts: list[str] = field(default_factory=list[str])
     purposes: Counter[str] = field(default_factory=Counter[str])
@@ -194,7 +202,7 @@ class World:
             judge=LlmJudge(),
             clock=self.clock,
             records=lambda session_id: self.journal.load(session_id).records,
-            publish=lambda _result, _runtime_s: None,
+            publish=lambda result, _runtime_s: self.published.append(result),
         )
         return Runner(
             journal=self.journal,
@@ -588,3 +596,29 @@ def _parts(world: World) -> tuple[str, ...]:
 
 def _as(entry: Entry, name: str, state: EntryState) -> Entry:
     return replace(entry, reservation_id=name, state=state, actual_nusd=0)
+
+
+def test_while_all_of_the_store_is_away_a_conclusion_waits_and_then_publishes_once(
+    workspace: Workspace, calm: World
+) -> None:
+    """For ten minutes: no patience is worn out, and what is written is what would have been."""
+    world = World(workspace)
+    world.open()
+    while [row.step_id for row in world.journal.steps(SESSION)] != ["conclude"]:
+        world.go_on()
+    world.artifacts.all_away = True
+    until_ms = world.clock.now_ms() + 600_000
+    while world.clock.now_ms() < until_ms:
+        world.go_on()
+    (row,) = world.journal.steps(SESSION)
+    assert (row.step_id, row.retries) == ("conclude", 0)
+    assert "away" in row.last_error
+    assert world.published == []
+
+    world.artifacts.all_away = False
+    while not world.ended:
+        world.go_on()
+
+    assert [result.outcome for result in world.published] == ["concluded"]
+    assert facts(world.artifact("clusters.json")) == facts(calm.artifact("clusters.json"))
+    assert world.posted_nusd() == world.bill.billed_nusd

@@ -41,7 +41,7 @@ class Guarded(World):
         self.register = MemoryRegister(self.clock)
         self.nonces = 0
         self.killed = 0
-        self.published: list[DiagnoseResult] = []
+        self.published_again: list[DiagnoseResult] = []
         self.epoch, self.rescue = self.worker("a")
 
     def worker(self, name: str, *, by_itself: bool = True) -> tuple[Epoch, Rescue]:
@@ -62,7 +62,7 @@ class Guarded(World):
             ledger=self.ledger,
             artifacts=artifacts,
             save=lambda name: self.runner._checkpoint_all(name),  # noqa: PLW0108 - as above
-            publish=lambda result, _: self.published.append(result),
+            publish=lambda result, _: self.published_again.append(result),
         )
         return epoch, Rescue(
             epoch=epoch,
@@ -168,7 +168,8 @@ def test_an_ended_session_counts_again_and_its_result_is_published_again(world: 
 
     assert world.posted_nusd() == spent_nusd
     assert world.journal.labels(SESSION)["status"] == "ended"
-    (result,) = world.published
+    (result,) = world.published_again
+    assert result == world.published[0]
     assert (result.session_id, result.outcome) == (SESSION, "concluded")
     assert result.cost_nusd == spent_nusd
     ended = session_of(world.journal.load(SESSION).records).ended

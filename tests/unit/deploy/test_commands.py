@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +14,7 @@ import yaml
 from flower.options import options as flower_options
 
 from worker.cli import cli
+from worker.readiness import FRESH_S, Readiness, is_ready
 from worker.wire.request import parse_request
 
 ROOT = Path(__file__).parents[3]
@@ -78,13 +79,40 @@ def test_the_command_of_each_compose_worker_is_understood(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", WORKERS)
-def test_a_worker_is_asked_for_its_health_by_the_name_it_gives_itself(service: str) -> None:
-    params = understood(WORKERS[service]["command"])
-    asked = shlex.split(WORKERS[service]["healthcheck"]["test"][1])
+def test_a_worker_is_asked_for_the_file_that_it_writes(service: str) -> None:
+    check = WORKERS[service]["healthcheck"]["test"][1].replace("$$", "$")
+    probe = containers("Deployment")[f"diagnosis-{service}"]["readinessProbe"]
 
-    assert params["name"] is None
-    assert asked[:5] == ["celery", "--app", "worker.app", "inspect", "ping"]
-    assert asked[-1] == f"{params['queues'].replace(',', '-')}@$$HOSTNAME"
+    assert "DIAGNOSIS_READY_FILE" in WORKERS[service]["environment"]
+    assert probe["exec"]["command"] == ["sh", "-c", check]
+    # As `worker.readiness` counts.
+    assert f"-newermt '-{FRESH_S:.0f} seconds'" in check
+
+
+def test_a_readiness_file_is_found_while_it_is_fresh(tmp_path: Path) -> None:
+    _, check = WORKERS["control"]["healthcheck"]["test"]
+    path = tmp_path / "ready"
+
+    def passes() -> bool:
+        done = subprocess.run(
+            ["/bin/sh", "-c", check.replace("$$", "$")],
+            env={"DIAGNOSIS_READY_FILE": str(path), "PATH": os.defpath},
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        return done.returncode == 0
+
+    readiness = Readiness(path, lambda _: None)
+    assert not passes()
+    readiness.say(ready=True, why="")
+    assert passes()
+    assert is_ready(path)
+    readiness.say(ready=False, why="Redis is away")
+    assert not passes()
+    readiness.say(ready=True, why="")
+    os.utime(path, (0, 0))
+    assert not passes()
+    assert not is_ready(path)
 
 
 def test_flower_knows_each_of_its_options() -> None:
