@@ -23,6 +23,7 @@ from worker.embedded.valkey import ValkeyServer
 from worker.errors import Unavailable
 from worker.ledger.keys import KEEP_MS, KEYS
 from worker.ledger.redis import RedisLedger
+from worker.ledger.register import RedisRegister
 from worker.ports import Account, EntryState
 from worker.redis_connection import connect
 
@@ -127,6 +128,7 @@ def one_of_everything(client: redis.Redis) -> RedisLedger:
             deadline_ms=600_000,
         )
     ledger.settle("ended", 5, usage=Usage())
+    RedisRegister(client).take_turn("mark", "w", for_ms=60_000)
     return ledger
 
 
