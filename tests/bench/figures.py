@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tests.bench import cache_bench, ledger_bench, local_step, storage, traces_bench
+from tests.bench import cache_bench, ledger_bench, ledger_storm, local_step, storage, traces_bench
 from tests.bench.noop_fleet import noop_fleet
 from worker import bootstrap
 from worker.bundle.pack import pack
@@ -217,6 +217,51 @@ def _over_the_reference_loop() -> Measured:
     )
 
 
+def _slowdown() -> Measured:
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        value = ledger_bench.slowdown_with_open_reservations(Path(directory))
+    return Measured(
+        value,
+        f"the same cycle with {ledger_bench.OPEN_RESERVATIONS:,} other reservations open over with "
+        f"none, two servers in {ledger_bench.ROUNDS} turns",
+    )
+
+
+def _fired_on() -> str:
+    """Return what the ledger went through."""
+    found = ledger_storm.storm()
+    kills = ", ".join(f"{count} {what}" for what, count in found.kills.items())
+    return (
+        f"{ledger_storm.PROCESSES} processes, 4 scopes, {found.calls:,} calls in {found.took_s:.0f} s "
+        f"until {usd(found.fleet_posted_nusd)} were gone; killed: {kills}; appendfsync always; "
+        f"{found.unknown} calls of unknown outcome, charged {usd(found.unknown_nusd)}, of which "
+        f"{usd(found.unknown_billed_nusd)} had been billed"
+    )
+
+
+def _overshoot() -> Measured:
+    found = ledger_storm.storm()
+    value = max(found.overshoot_nusd, found.uncovered_nusd)
+    return Measured(
+        value, f"over any cap, or below the bill, in {found.looks} looks; {_fired_on()}"
+    )
+
+
+def _off_the_bill() -> Measured:
+    found = ledger_storm.storm()
+    return Measured(
+        found.difference_nusd,
+        "ledger and bill, call by call of known outcome and account by account",
+    )
+
+
+def _missing_calls() -> Measured:
+    return Measured(
+        max(ledger_storm.CALLS - ledger_storm.storm().calls, 0),
+        "calls that the storm fell short of",
+    )
+
+
 # --------------------------------------------------------------------------------------- memory
 
 
@@ -315,6 +360,10 @@ FIGURES: tuple[Figure, ...] = (
     Figure("cached_cost_opus_5_5", "x", 0.16, _cached_over_uncached("claude-opus-5-5")),
     Figure("trimmed_cost", "x", 0.11, _trimmed_over_uncached),
     Figure("cost_over_reference_loop", "x", 0.21, _over_the_reference_loop),
+    Figure("ledger_20000_open_slowdown", "x", ledger_bench.SLOWDOWN_TARGET, _slowdown),
+    Figure("ledger_overshoot_nusd", "nano$", 0, _overshoot),
+    Figure("ledger_off_the_bill_nusd", "nano$", 0, _off_the_bill),
+    Figure("ledger_storm_missing_calls", "calls", 0, _missing_calls),
     Figure("worker_rss_after_50_mb", "MB", 150.0, _rss_after_50),
     Figure("worker_rss_growth", "x", 1.05, _rss_growth),
 )

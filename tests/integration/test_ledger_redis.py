@@ -93,10 +93,12 @@ def machine_on(client: redis.Redis, viewer: redis.Redis) -> type[LedgerMachine]:
     return OnValkey
 
 
+@pytest.mark.timeout(240)
 def test_any_schedule_is_as_in_memory_and_keeps_the_invariants(client: redis.Redis) -> None:
     run_state_machine_as_test(machine_on(client, client), settings=SCHEDULES)
 
 
+@pytest.mark.timeout(240)
 def test_any_schedule_in_which_every_reply_is_lost_once_is_as_in_memory(
     forgetful: redis.Redis, client: redis.Redis
 ) -> None:

@@ -95,6 +95,8 @@ class LedgerMachine(RuleBasedStateMachine):
         #: How often somebody was told to go ahead and send.
         self.sends: Counter[str] = Counter()
         self.administered = 0
+        #: What was put back since the last look, which is charged whatever the caps say.
+        self.restored: Counter[str] = Counter()
         #: What left the stream of transitions.
         self.archived: list[Transition] = []
 
@@ -225,6 +227,36 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.billed.get(rid, 0) == 0:
             self.tell(lambda ledger: ledger.refund(rid, "not in the export"))
 
+    @rule(
+        target=made,
+        number=st.integers(0, 119),
+        state=st.sampled_from([state for state in EntryState if state is not EntryState.SENT]),
+        amount=AMOUNTS,
+        scopes=SCOPES,
+    )
+    def restore(self, number: int, state: EntryState, amount: int, scopes: tuple[str, ...]) -> str:
+        """Put back what a lost ledger knew; what is known here already stays as it is."""
+        rid = f"r{number}"
+        charged = {EntryState.SETTLED: amount // 2, EntryState.EXPIRED: amount}.get(state, 0)
+        entry = Entry(
+            reservation_id=rid,
+            state=state,
+            amount_nusd=amount,
+            actual_nusd=charged,
+            scopes=scopes,
+            kind="explore",
+            model="claude-opus-4-6",
+            step_id="turn/1",
+            price_version="v",
+            created_ms=0,
+            usage=Usage(output_tokens=charged) if state is EntryState.SETTLED else None,
+        )
+        if rid not in self.books.entries:
+            self.billed[rid] = charged if state is EntryState.SETTLED else 0
+            self.restored.update(dict.fromkeys(scopes, charged))
+        self.tell(lambda ledger: restored(ledger, entry))
+        return rid
+
     @precondition(lambda self: self.second is not None)
     @rule(most=st.integers(1, 20))
     def archive_a_part(self, most: int) -> None:
@@ -276,6 +308,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.check_cap(account, before.accounts.get(scope))
             self.check_account(account)
         self.check_sums()
+        self.restored.clear()
         assert all(count == 1 for count in self.sends.values())  # I6
 
     @invariant()
@@ -297,7 +330,7 @@ class LedgerMachine(RuleBasedStateMachine):
         breached = account.breach_nusd - (before.breach_nusd if before else 0)
         assert account.posted_nusd >= 0
         assert account.held_nusd >= 0
-        assert total <= max(account.cap_nusd, was + breached)
+        assert total <= max(account.cap_nusd, was + breached + self.restored[account.scope])
 
     def check_account(self, account: Account) -> None:
         """I2, I3, I5."""
@@ -330,6 +363,11 @@ class LedgerMachine(RuleBasedStateMachine):
 def expire_all(ledger: MemoryLedger | RedisLedger) -> None:
     """End all that is overdue. How many is not compared: a repeat after a lost reply finds none."""
     ledger.expire_overdue(limit=1_000)
+
+
+def restored(ledger: MemoryLedger | RedisLedger, entry: Entry) -> None:
+    """Put an entry back. Whether it was new is not compared: a repeat after a lost reply finds it."""
+    ledger.restore(entry, deadline_ms=LONG_MS)
 
 
 def posted(account: Account) -> int:

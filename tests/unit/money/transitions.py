@@ -70,6 +70,8 @@ class Retold:
                 self.marks |= {(scope, n): v == "1" for n, v in row.items() if v in "01"}
             case "kill":
                 self.killed = row["value"] == "1"
+            case "restore":
+                self._restored(row)
             case "reserve" | "hold_again":
                 self._held(row)
             case _:
@@ -79,6 +81,13 @@ class Retold:
         scopes = tuple(row["scopes"].split())
         self.reservations[row["id"]] = _Reservation(int(row["amount"]), scopes)
         self._add(self.held, scopes, int(row["amount"]))
+
+    def _restored(self, row: dict[str, str]) -> None:
+        scopes, amount, actual = tuple(row["scopes"].split()), row["amount"], int(row["actual"])
+        self.reservations[row["id"]] = _Reservation(int(amount), scopes, row["state"])
+        self._add(self.held, scopes, int(amount) if row["state"] == "held" else 0)
+        self._add(self.posted, scopes, actual)
+        self._add(self.unknown, scopes, actual if row["state"] == "expired" else 0)
 
     def _moved(self, row: dict[str, str], r: _Reservation) -> None:
         assert row.get("from", r.state) == r.state
