@@ -463,6 +463,38 @@ def test_the_closing_hold_makes_room_for_the_closing_call(ledger: SilentLedger) 
     assert [entry.state for entry in ledger.entries("s")] == ["void", "settled"]
 
 
+@pytest.mark.parametrize("billing", ["unbilled", "unknown"])
+def test_a_closing_call_that_is_turned_away_leaves_its_money_to_the_next_try(
+    ledger: SilentLedger, billing: Literal["unbilled", "unknown"]
+) -> None:
+    hold(ledger, "closing", BOUND)
+    ledger.set_cap("session:s", BOUND)
+
+    with pytest.raises(TeacherFault):
+        call(ledger, OneCallTeacher(fault(billing, "later")), replaces="closing")
+
+    states = [entry.state.value for entry in ledger.entries("s")]
+    if billing == "unbilled":
+        assert states == ["held", "void"]
+        with pytest.raises(BudgetDenied):
+            hold(ledger, "greedy", 1)
+    else:
+        assert states == ["void", "expired"]  # it may have been billed: the money is gone
+
+
+def test_a_closing_call_that_was_not_sent_leaves_its_money_to_the_next_try(
+    ledger: SilentLedger,
+) -> None:
+    hold(ledger, "closing", BOUND)
+    ledger.silent["sent"] = 1
+
+    with pytest.raises(Unavailable):
+        call(ledger, OneCallTeacher(), replaces="closing")
+
+    assert [entry.state for entry in ledger.entries("s")] == ["held", "void"]
+    assert ledger.session.held_nusd == BOUND
+
+
 def frozen() -> SilentLedger:
     ledger = SilentLedger()
     ledger.freeze("session:s")
