@@ -34,6 +34,8 @@ from worker.limits.limited import LimitedStudent
 from worker.limits.redis import RedisLimiter
 from worker.paid import PaidTeacher
 from worker.payloads import Payloads
+from worker.prefixes.lead import Lead
+from worker.prefixes.redis import RedisPrefixes
 from worker.recovery import Recovery
 from worker.redis_connection import connect
 from worker.rescue import Rescue
@@ -128,6 +130,7 @@ def build(
     limiter = RedisLimiter(client, prefix=settings.key_prefix)
     gates = _Gates(limiter, observer)
     closing.callback(gates.close)
+    prefixes = RedisPrefixes(client, prefix=settings.key_prefix)
     checkpoints = Checkpoints(journal, ledger, artifacts, SystemClock(), doubt=epoch.doubt)
     ports = Ports(
         ledger=ledger,
@@ -137,7 +140,14 @@ def build(
         teachers=LazyMap(
             {
                 name: partial(
-                    _teacher, name, teacher, ledger, checkpoints, gates=gates, closing=closing
+                    _teacher,
+                    name,
+                    teacher,
+                    ledger,
+                    checkpoints,
+                    gates=gates,
+                    prefixes=prefixes,
+                    closing=closing,
                 )
                 for name, teacher in settings.teachers.items()
             }
@@ -283,6 +293,7 @@ def _teacher(
     checkpoints: Checkpoints,
     *,
     gates: _Gates,
+    prefixes: RedisPrefixes,
     closing: ExitStack,
 ) -> PaidTeacher:
     # Imported here: the SDK takes 40 MB that only the teacher queue needs.
@@ -298,6 +309,7 @@ def _teacher(
         ledger,
         note=checkpoints.note_sent,
         gate=TeacherGate(gate, group=settings.rate_group),
+        lead=Lead(prefixes, account=settings.cache_account) if settings.prewarm else None,
     )
 
 

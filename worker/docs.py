@@ -30,6 +30,7 @@ from worker.journal.keys import KEYS as JOURNAL_KEYS
 from worker.ledger.keys import KEYS as LEDGER_KEYS
 from worker.limits.keys import KEYS as LIMIT_KEYS
 from worker.messages import task_for
+from worker.prefixes.keys import KEYS as PREFIX_KEYS
 from worker.settings import Settings
 from worker.telemetry.metrics import METRICS
 from worker.tools.schemas import CHARS_MAX, TOOLS
@@ -192,8 +193,8 @@ def _metrics() -> str:
 def _keys() -> str:
     return _page(
         "Keys",
-        "`worker/journal/keys.py`, `worker/ledger/keys.py`, `worker/limits/keys.py` and "
-        "`worker/core/keys.py`",
+        "`worker/journal/keys.py`, `worker/ledger/keys.py`, `worker/limits/keys.py`, "
+        "`worker/prefixes/keys.py` and `worker/core/keys.py`",
         "`P` is `DIAGNOSIS_KEY_PREFIX`. In braces it is the hash tag that keeps everything a script "
         "changes in one slot. Celery's own keys (queues, results) begin with the prefix and a colon.",
         "## The journal, in Redis",
@@ -204,6 +205,9 @@ def _keys() -> str:
         "Each account has a hash tag of its own. Nothing here needs durability: what is lost is "
         "learned again.",
         _redis_keys(LIMIT_KEYS),
+        "## The shared prefix in the prompt cache, in Redis",
+        "Needs no durability either.",
+        _redis_keys(PREFIX_KEYS),
         "## The object store",
         f"```text\n{_indented(keys.__doc__ or '')}\n```",
     )

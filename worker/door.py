@@ -49,6 +49,8 @@ def admit(request: DiagnoseRequest, settings: Settings) -> SessionSpec:
     judge_model = judge.model or settings.teachers[judge.teacher].model
     _price("judge", request.judge, judge_model)
     price = _price("teacher", request.teacher, teacher.model)
+    if teacher.extraction_model is not None:
+        _price("teacher", request.teacher, teacher.extraction_model)
     closing = plan_closing(price, request.max_cost_nusd)
     return SessionSpec(
         session_id=request.session_id,
@@ -68,6 +70,7 @@ def admit(request: DiagnoseRequest, settings: Settings) -> SessionSpec:
         closing_context_bytes=closing.context_bytes,
         max_output_tokens=teacher.max_output_tokens,
         price_version=PRICE_VERSION,
+        extraction_model=teacher.extraction_model or "",
     )
 
 

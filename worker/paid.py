@@ -41,6 +41,7 @@ from worker.core.rates import ending_of_reply
 from worker.errors import BadInput, BudgetDenied, DiagnosisError, TeacherFault, Unavailable
 from worker.limits.gate import Passed
 from worker.ports import Entry, EntryState
+from worker.prefixes.lead import Led
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from worker.core.values import CallKind, Usage
     from worker.limits.gate import TeacherGate
     from worker.ports import Ledger, Teacher, TeacherReply, TeacherRequest
+    from worker.prefixes.lead import Lead
 
 __all__ = ["PaidReply", "PaidTeacher"]
 
@@ -128,6 +130,7 @@ class PaidTeacher:
         now_s: Callable[[], float] = time.monotonic,
         note: Callable[[Entry], None] | None = None,
         gate: TeacherGate | None = None,
+        lead: Lead | None = None,
     ) -> None:
         """Take a teacher and who pays for it.
 
@@ -139,6 +142,7 @@ class PaidTeacher:
             now_s: This process's clock.
             note: Stores that a request may go out now (`Checkpoints.note_sent`).
             gate: The account's rate; None lets every call go at once.
+            lead: Has first calls go one by one while the shared prefix is in no cache; None never.
         """
         self._teacher = teacher
         self._ledger = ledger
@@ -147,6 +151,7 @@ class PaidTeacher:
         self._now_s = now_s
         self._note = note
         self._gate = gate
+        self._lead = lead
 
     def call(
         self,
@@ -185,13 +190,22 @@ class PaidTeacher:
             BadInput: The request has no bound, or the reservation id cannot be one.
         """
         call = _bounded(request, reservation_id, prompt_bound_tokens)
-        with self._passing(request, reservation_id) as passed:
+        with (
+            self._going(request, reservation_id) as led,
+            self._passing(request, reservation_id) as passed,
+        ):
             call = self._reserve(call, scopes, kind=kind, step_id=step_id, replaces=replaces)
             self._go_ahead(call, _noted(call, scopes, kind=kind, step_id=step_id))
             passed.begun()
-            reply = self._send(call, stopped)
+            reply = self._send(call, stopped, led)
             passed.ending = ending_of_reply(reply)
         return self._settle(call, reply)
+
+    def _going(self, request: TeacherRequest, reservation_id: str) -> AbstractContextManager[Led]:
+        """Let one session's first call write what all of them share, before the others read it."""
+        if self._lead is None:
+            return nullcontext(Led())
+        return self._lead.going(request, reservation_id.rpartition("/")[0])
 
     def _passing(
         self, request: TeacherRequest, reservation_id: str
@@ -273,12 +287,16 @@ class PaidTeacher:
 
     # ------------------------------------------------------------------------------ during
 
-    def _send(self, call: _Call, stopped: Callable[[], bool]) -> TeacherReply:
+    def _send(self, call: _Call, stopped: Callable[[], bool], led: Led) -> TeacherReply:
+        def started(usage: Usage) -> None:
+            led.began()
+            self._narrow(call, usage)
+
         try:
             reply = self._teacher.send(
                 call.request,
                 on_answer=lambda request_id: self._answered(call, request_id),
-                on_start=lambda started: self._narrow(call, started),
+                on_start=started,
                 stopped=self._kept_alive(call, stopped),
             )
             _check_ended(reply)

@@ -39,7 +39,9 @@ __all__ = [
     "JudgeRequest",
     "Lease",
     "Ledger",
+    "Going",
     "Limiter",
+    "Prefixes",
     "Note",
     "Record",
     "Register",
@@ -745,6 +747,27 @@ class GroupView:
     said: str
     #: The limits that the provider said it has.
     told: Rates
+
+
+#: What a first call is told: `go`, the prefix is cached or nobody is waited for; `lead`, go and let
+#: the others wait; `wait`, ask again.
+Going = Literal["go", "lead", "wait"]
+
+
+class Prefixes(Protocol):
+    """Who writes the prefix that sessions share to the provider's cache. All raise `Unavailable`."""
+
+    def ask(self, prefix: str, who: str) -> Going:
+        """Say whether a call that begins with the prefix may go, goes first, or waits."""
+        ...
+
+    def began(self, prefix: str) -> None:
+        """Say that an answer to a call with this prefix has begun: the provider has it now."""
+        ...
+
+    def lost(self, prefix: str, who: str, *, sent: bool) -> None:
+        """Say that whoever went first got no answer; `sent` lets all others go at once."""
+        ...
 
 
 class Limiter(Protocol):

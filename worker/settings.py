@@ -94,6 +94,16 @@ class TeacherSettings(_Named):
     base_url: str = Field("https://api.anthropic.com", description="Where the Messages API is.")
     api_key: SecretStr = Field(SecretStr(""), description="The account's key.")
     max_output_tokens: int = Field(8_192, ge=256, le=64_000, description="Limit of one turn.")
+    extraction_model: str | None = Field(
+        None,
+        description="Asked for the clusters alone, where a diagnosis holds none that can be read; "
+        "a cheaper one does. None takes `model`.",
+    )
+    prewarm: bool = Field(
+        True,
+        description="Of sessions that begin at once, one goes first until tools and system prompt "
+        "are in the prompt cache, and the others wait, seconds; false lets each pay for writing them.",
+    )
     simulated: bool = Field(False, description="Marks everything it says as simulated.")
     requests_per_minute: int | None = _per_minute("Requests")
     input_tokens_per_minute: int | None = _per_minute("Prompt tokens that no cache has")
@@ -113,6 +123,11 @@ class TeacherSettings(_Named):
         description="Models with the same name here share their limits; None takes each model's "
         "family and major version, as `opus-4`.",
     )
+
+    @property
+    def cache_account(self) -> str:
+        """Whose prompt cache it is: that of the key at the address."""
+        return account_name("teacher", self.base_url.rstrip("/"), self.api_key.get_secret_value())
 
     @property
     def limits(self) -> Limits:

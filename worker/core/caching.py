@@ -37,6 +37,7 @@ __all__ = [
     "cache_saved_nusd",
     "cache_uses",
     "sent_prompt",
+    "shared_prefix",
     "ttl_for",
     "ttl_of_next_turn",
 ]
@@ -53,6 +54,7 @@ SLOW_RUN_MS = 60_000
 
 #: Hex digits of a part's hash: enough to see a change, and 1 KB for a turn of 60 messages.
 _DIGEST_CHARS = 8
+_BYTES_A_TOKEN = 3
 
 
 # ----------------------------------------------------------------------------------- time to live
@@ -139,9 +141,12 @@ def _blocks(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _digest(blocks: Sequence[Mapping[str, Any]]) -> str:
     """Return a hash of blocks without their breakpoints, which the provider leaves out as well."""
-    bare = [{key: block[key] for key in block if key != "cache_control"} for block in blocks]
-    text = json.dumps(bare, ensure_ascii=True, separators=(",", ":"))
+    text = json.dumps(_bare(blocks), ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_CHARS]
+
+
+def _bare(blocks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: block[key] for key in block if key != "cache_control"} for block in blocks]
 
 
 def _breakpoints(parts: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[str]:
@@ -150,6 +155,19 @@ def _breakpoints(parts: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     for number, block in enumerate(blocks, start=1):
         if block.get("cache_control"):
             yield f"{number}:{block['cache_control'].get('ttl', '5m')}"
+
+
+def shared_prefix(request: TeacherRequest) -> str | None:
+    """Return what a call shares with those of other sessions; None where no cache keeps that.
+
+    That is tools and system prompt, if a breakpoint ends them and the model keeps so short a prefix:
+    at three bytes a token, which is few.
+    """
+    price = price_or_none(request.model)
+    if price is None or not request.system or not request.system[-1].get("cache_control"):
+        return None
+    told = json.dumps([request.tools, _bare(request.system)], separators=(",", ":"))
+    return told if len(told) >= price.min_cacheable_tokens * _BYTES_A_TOKEN else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,7 @@ def extraction_request(session: Session, text_of: TextOf) -> TeacherRequest:
     diagnosis = text_of(session.ending.diagnosis) if session.ending else ""
     prompt = EXTRACTION.format(diagnosis=_cut_bytes(diagnosis, EXTRACTION_CONTEXT_CHARS))
     return TeacherRequest(
-        model=session.spec.teacher_model,
+        model=session.spec.extraction_model or session.spec.teacher_model,
         max_tokens=EXTRACTION_OUTPUT_TOKENS,
         system=[],
         messages=[_user([_text(prompt)])],

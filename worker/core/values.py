@@ -246,6 +246,8 @@ class SessionSpec:
     #: Most tokens of one teacher reply.
     max_output_tokens: int = 8_192
     price_version: str = ""
+    #: Asked for clusters that a diagnosis did not hold; empty: the teacher's own model.
+    extraction_model: str = ""
 
     @property
     def scopes(self) -> tuple[str, ...]:

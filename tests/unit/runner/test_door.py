@@ -10,6 +10,8 @@ import pytest
 from tests.corpus.bad_requests import BadRequest, bad_requests
 from tests.unit.runner.desk import Desk
 from worker.core.bounds import MIN_USEFUL_OUTPUT_TOKENS
+from worker.core.machine import Session
+from worker.core.transcript import extraction_request
 from worker.door import Door, admit
 from worker.errors import BadInput, RequestInvalid, UnknownModel
 from worker.settings import Settings
@@ -246,3 +248,22 @@ def test_a_session_is_known_from_its_opening_on(hall: Hall) -> None:
     hall.open()
 
     assert hall.door.knows(SESSION_ID)
+
+
+def test_extractions_are_asked_of_the_model_that_the_teacher_names() -> None:
+    teachers = {
+        "default": {"model": "claude-opus-5", "extraction_model": "claude-haiku-5-5"},
+        "plain": {"model": "claude-opus-5"},
+        "wrong": {"model": "claude-opus-5", "extraction_model": "gpt-4o"},
+    }
+    settings = Settings.model_validate(SETTINGS | {"teachers": teachers, "judges": {}})
+
+    def model_of(teacher: str) -> str:
+        fields = {"session_id": SESSION_ID, "bundle": BUNDLE, "teacher": teacher}
+        session = Session(spec=admit(parse_request(fields), settings))
+        return extraction_request(session, lambda _: "").model
+
+    assert model_of("default") == "claude-haiku-5-5"
+    assert model_of("plain") == "claude-opus-5"
+    with pytest.raises(UnknownModel, match=r"^teacher: 'wrong': there is no price for the model"):
+        model_of("wrong")
