@@ -13,7 +13,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.embedded.teacher import DEFAULT_API_KEY, Pace, Plan, SimulatedTeacher
+from worker.embedded.teacher import (
+    DEFAULT_API_KEY,
+    BucketLimits,
+    Pace,
+    Plan,
+    SimulatedTeacher,
+)
 from worker.embedded.tether import die_with_parent
 from worker.errors import Misconfigured
 
@@ -41,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, end)
     try:
         teacher = _teacher(arguments)
-    except (Misconfigured, OSError) as exc:
+    except (Misconfigured, OSError, ValueError) as exc:
         sys.stderr.write(f"cannot start the simulated teacher: {exc}\n")
         return 2
     with teacher:
@@ -61,6 +67,12 @@ def _teacher(arguments: argparse.Namespace) -> SimulatedTeacher:
         bill_path=arguments.bill,
         plan=Plan(tasks_per_category=arguments.tasks_per_category, repeats=arguments.repeats),
         pace=Pace(first_ms=arguments.first_ms, event_ms=arguments.event_ms),
+        limits=BucketLimits(
+            requests_per_minute=arguments.rpm,
+            input_tokens_per_minute=arguments.itpm,
+            output_tokens_per_minute=arguments.otpm,
+            burst_seconds=arguments.burst_s,
+        ),
     )
 
 
@@ -83,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=plan.repeats, help="how often it runs each of them")
     add("--first-ms", type=int, default=pace.first_ms, help="wait before an answer begins")
     add("--event-ms", type=int, default=pace.event_ms, help="wait between events of a stream")
+    add("--rpm", type=int, help="requests a minute for each key and model; not limited by default")
+    add("--itpm", type=int, help="input tokens a minute that were not read from the cache")
+    add("--otpm", type=int, help="output tokens a minute")
+    add("--burst-s", type=float, default=60.0, help="seconds of its rate that a bucket holds")
     add("--die-with-parent", action="store_true", help="end when the parent process ends")
     return parser
 

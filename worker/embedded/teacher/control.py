@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.embedded.teacher.api_error import ApiError, invalid
 from worker.embedded.teacher.faults import FaultList
+from worker.embedded.teacher.limits import BucketLimits
 from worker.embedded.teacher.script import ScriptBody
 from worker.embedded.teacher.wire import Shape, read_json, read_shape
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["answer_control"]
 
-_PARTS = frozenset({"bill", "cache", "faults", "log", "script"})
+_PARTS = frozenset({"bill", "cache", "faults", "limits", "log", "script"})
 
 
 class _ResetBody(Shape):
@@ -74,6 +75,16 @@ def _add_faults(desk: Desk, body: bytes) -> dict[str, Any]:
     return _faults(desk, b"")
 
 
+def _limits(desk: Desk, body: bytes) -> dict[str, Any]:
+    del body
+    return desk.buckets.as_json()
+
+
+def _set_limits(desk: Desk, body: bytes) -> dict[str, Any]:
+    desk.buckets.set(read_shape(BucketLimits, read_json(body)))
+    return _limits(desk, b"")
+
+
 def _script(desk: Desk, body: bytes) -> dict[str, Any]:
     del body
     return {"left": desk.script.left, "overruns": desk.script.overruns}
@@ -99,6 +110,8 @@ _ENDPOINTS: Mapping[tuple[str, str], Callable[[Desk, bytes], dict[str, Any]]] = 
     ("GET", "/_sim/log"): _log,
     ("GET", "/_sim/faults"): _faults,
     ("POST", "/_sim/faults"): _add_faults,
+    ("GET", "/_sim/limits"): _limits,
+    ("POST", "/_sim/limits"): _set_limits,
     ("GET", "/_sim/script"): _script,
     ("GET", "/_sim/script_overrun"): _script,
     ("POST", "/_sim/script"): _play_script,

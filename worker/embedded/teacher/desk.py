@@ -16,6 +16,8 @@ from worker.embedded.teacher.api_error import ApiError
 from worker.embedded.teacher.cache import PromptCache
 from worker.embedded.teacher.catalogue import MODELS
 from worker.embedded.teacher.faults import Faults
+from worker.embedded.teacher.limits import BucketLimits, Buckets
+from worker.embedded.teacher.pace import Pace
 from worker.embedded.teacher.prompt import prompt_of
 from worker.embedded.teacher.script import Script
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from worker.embedded.teacher.reply import Brain, Reply
     from worker.embedded.teacher.wire import MessagesRequest
 
-__all__ = ["Clock", "Desk", "Pace", "Received", "RequestLog"]
+__all__ = ["Clock", "Desk", "Received", "RequestLog"]
 
 #: The log keeps the newest requests within both bounds.
 _LOG_REQUESTS = 5_000
@@ -43,16 +45,6 @@ class Clock(Protocol):
     def now_ms(self) -> int:
         """Return milliseconds since the epoch."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How slowly the teacher speaks."""
-
-    #: From the request to the first byte of the answer.
-    first_ms: int = 0
-    #: Between two events of a stream.
-    event_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +129,7 @@ class Desk:
     bill: Bill
     pace: Pace = field(default_factory=Pace)
     faults: Faults = field(default_factory=Faults)
+    buckets: Buckets = field(default_factory=Buckets)
     script: Script = field(default_factory=Script)
     log: RequestLog = field(default_factory=RequestLog)
     #: What went wrong inside the simulator itself. A test wants this empty.
@@ -208,6 +201,8 @@ class Desk:
             self.crashes.clear()
         if "faults" in what:
             self.faults.clear()
+        if "limits" in what:
+            self.buckets.set(BucketLimits())
         if "script" in what:
             self.script.clear()
         if "bill" in what:

@@ -27,13 +27,14 @@ from worker.embedded.teacher.faults import (
     Fault,
     HangAfter,
     HangBefore,
+    Paced,
     Reset,
     Stall,
     Status,
     StopReason,
     StreamError,
 )
-from worker.embedded.teacher.limits import rate_limit_headers
+from worker.embedded.teacher.pace import Pace
 from worker.embedded.teacher.prompt import prompt_of
 from worker.embedded.teacher.reply import Reply
 from worker.embedded.teacher.rules import accepted
@@ -103,6 +104,7 @@ class Exchange:
         self._request: MessagesRequest | None = None
         self._kind = ""
         self._fault: Fault | None = None
+        self._pace = desk.pace
         self._split: Split | None = None
         self._answer: Answer | None = None
         #: What the client has been sent of the output.
@@ -146,10 +148,18 @@ class Exchange:
     def _converse(self, request: MessagesRequest) -> None:
         self._request = request
         self._kind = kind_of(request)
-        self._fault = self._desk.faults.take(self._kind, request.model)
         split = self._desk.split(request, self._workspace, self._received.received_ms)
+        self._desk.buckets.begin(
+            self._workspace,
+            request.model,
+            split.input_tokens + split.write_tokens,
+            self._desk.clock.now_ms(),
+        )
+        self._fault = self._desk.faults.take(self._kind, request.model)
+        if isinstance(self._fault, Paced):
+            self._pace = Pace(first_ms=self._fault.first_ms, event_ms=self._fault.event_ms)
         self._play_before_answer()
-        self._connection.wait(self._desk.pace.first_ms)
+        self._connection.wait(self._pace.first_ms)
         reply = self._played_on(self._desk.reply(request, self._kind))
         answer = answer_of(
             reply,
@@ -189,7 +199,7 @@ class Exchange:
         self._connection.start_stream(self._headers())
         for number, event in enumerate(events_of(answer, self._envelope())):
             self._play_in_stream(number)
-            self._connection.wait(self._desk.pace.event_ms)
+            self._connection.wait(self._pace.event_ms)
             if event.name == "message_delta":
                 self._settle_complete(answer)
             self._connection.send_event(event.encode())
@@ -223,7 +233,9 @@ class Exchange:
         }
         if self._workspace:
             headers["anthropic-workspace-id"] = self._workspace
-        return headers | rate_limit_headers(self._desk.clock.now_ms())
+        model = self._request.model if self._request else ""
+        now_ms = self._desk.clock.now_ms()
+        return headers | self._desk.buckets.headers(self._workspace, model, now_ms)
 
     def _envelope(self) -> Envelope:
         assert self._request is not None
@@ -312,6 +324,11 @@ class Exchange:
         """Write the request's line; only the first call does."""
         if not self._settled:
             self._settled = True
+            if self._request is not None:
+                now_ms = self._desk.clock.now_ms()
+                self._desk.buckets.end(
+                    self._workspace, self._request.model, self._output_tokens, now_ms
+                )
             self._desk.bill.add(self._line(outcome))
 
     def _line(self, outcome: Outcome) -> BillLine:

@@ -23,6 +23,7 @@ __all__ = [
     "HangAfter",
     "HangBefore",
     "Match",
+    "Paced",
     "Reset",
     "Stall",
     "Status",
@@ -136,6 +137,14 @@ class Delay(_Fault):
     ms: _Ms
 
 
+class Paced(_Fault):
+    """The answer comes at a pace of its own: slow to begin, slow to go on. Billed as ever."""
+
+    fault: Literal["pace"]
+    first_ms: _Ms = 0
+    event_ms: _Ms = 0
+
+
 Fault: TypeAlias = (
     Status
     | CutStream
@@ -147,6 +156,7 @@ Fault: TypeAlias = (
     | StopReason
     | EmptyContent
     | Delay
+    | Paced
 )
 
 

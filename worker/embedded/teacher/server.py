@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Self
 from worker.embedded.teacher.bill import Bill
 from worker.embedded.teacher.brain import SimulatedBrain
 from worker.embedded.teacher.clock import SystemClock
-from worker.embedded.teacher.desk import Desk, Pace
+from worker.embedded.teacher.desk import Desk
 from worker.embedded.teacher.http import TeacherServer
 from worker.embedded.teacher.keys import AnswerKey, JudgeKey
+from worker.embedded.teacher.limits import Buckets
+from worker.embedded.teacher.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from worker.embedded.teacher.desk import Clock
     from worker.embedded.teacher.explorer import Plan
+    from worker.embedded.teacher.limits import BucketLimits
     from worker.embedded.teacher.reply import Brain
 
 __all__ = ["DEFAULT_API_KEY", "SimulatedTeacher"]
@@ -44,6 +47,7 @@ class SimulatedTeacher:
         bill_path: Path | None = None,
         plan: Plan | None = None,
         pace: Pace | None = None,
+        limits: BucketLimits | None = None,
         clock: Clock | None = None,
         brain: Brain | None = None,
     ) -> None:
@@ -59,6 +63,7 @@ class SimulatedTeacher:
             bill_path: File to which every line of the bill is appended.
             plan: How thoroughly it explores.
             pace: How slowly it speaks.
+            limits: How much a minute it bears; None for any amount.
             clock: The time; None for the machine's.
             brain: What it says; None for the simulated brain with the keys above.
 
@@ -78,6 +83,7 @@ class SimulatedTeacher:
             api_keys=frozenset({api_key, *more_api_keys}),
             bill=Bill(bill_path),
             pace=pace or Pace(),
+            buckets=Buckets(limits),
         )
         self._server = TeacherServer((host, port), self.desk)
         self._thread: threading.Thread | None = None
