@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tests.bench import cache_bench, ledger_bench, ledger_storm, local_step, storage, traces_bench
+from tests.bench import cache_bench, ledger_bench, ledger_storm, local_step, rates_bench, storage, traces_bench
 from tests.bench.noop_fleet import noop_fleet
 from worker import bootstrap
 from worker.bundle.pack import pack
@@ -262,6 +262,34 @@ def _missing_calls() -> Measured:
     )
 
 
+# ----------------------------------------------------------------------------------------- rates
+
+
+@cache
+def _minute() -> rates_bench.OneMinute:
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        return rates_bench.one_minute(Path(directory))
+
+
+def _refused_calls() -> Measured:
+    minute = _minute()
+    return Measured(
+        minute.refused,
+        f"429s of a provider that holds two seconds of {rates_bench.LIMIT_RPM} requests a minute, "
+        f"{rates_bench.WORKERS} worker processes of {rates_bench.THREADS} threads, 600 calls waiting, "
+        f"one minute from the first call; {minute.calls} calls were made",
+    )
+
+
+def _missed_calls() -> Measured:
+    minute = _minute()
+    return Measured(
+        max(0.0, 1 - minute.calls / rates_bench.LIMIT_RPM),
+        f"share of the {rates_bench.LIMIT_RPM} possible calls of that minute that were not made; "
+        f"{minute.calls} were, the longest gap {minute.longest_gap_ms} ms",
+    )
+
+
 # --------------------------------------------------------------------------------------- memory
 
 
@@ -364,6 +392,8 @@ FIGURES: tuple[Figure, ...] = (
     Figure("ledger_overshoot_nusd", "nano$", 0, _overshoot),
     Figure("ledger_off_the_bill_nusd", "nano$", 0, _off_the_bill),
     Figure("ledger_storm_missing_calls", "calls", 0, _missing_calls),
+    Figure("rate_refused_calls", "calls", 0.0, _refused_calls),
+    Figure("rate_missed_calls", "share", 0.05, _missed_calls),
     Figure("worker_rss_after_50_mb", "MB", 150.0, _rss_after_50),
     Figure("worker_rss_growth", "x", 1.05, _rss_growth),
 )

@@ -77,7 +77,7 @@ class Noop:
                 specs = tuple(RunSpec(task_id="t", attempt=number) for number in range(runs))
                 return CallExpanded(turn=command.turn, index=command.index, runs=specs)
             case RunStudent():
-                return _run(command, step)
+                return self.run(command, step)
             case JudgeRun():
                 return _judged(command)
             case Conclude():
@@ -89,6 +89,10 @@ class Noop:
                     manifest_sha256="",
                     artifacts_uri="",
                 )
+
+    def run(self, command: RunStudent, step: Step) -> Event:
+        """Return a run's record, after as long as a student takes."""
+        return _run(command, step)
 
     def _turn(self, command: TakeTurn, step: Step) -> Event:
         if command.purpose is Purpose.EXPLORE:

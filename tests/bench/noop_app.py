@@ -24,9 +24,14 @@ from worker.messages import CeleryHints
 from worker.runner import Runner
 
 if TYPE_CHECKING:
-    from worker.bootstrap import System
+    from collections.abc import Callable
 
-__all__ = ["MARKS", "app"]
+    from worker.bootstrap import System
+    from worker.core.commands import Command
+    from worker.core.events import Event
+    from worker.steps.context import Step
+
+__all__ = ["MARKS", "app", "done", "mark", "with_perform"]
 
 #: Names the file that takes the marks: one line each, the chain and the time in nanoseconds. Only a
 #: worker of the bench has it.
@@ -48,10 +53,10 @@ class _Marks:
             os.write(self._file, line)
 
 
-_mark = _Marks()
+mark = _Marks()
 
 
-def _done(name: str) -> None:
+def done(name: str) -> None:
     """Tell the driver that a chain has ended; off the measured path."""
     system().client.rpush(f"done:{name}", 1)
 
@@ -59,11 +64,11 @@ def _done(name: str) -> None:
 @app.task(name="noop.bare", ignore_result=True)
 def bare(name: str, left: int) -> None:
     """Publish the next one: an early ack, no result."""
-    _mark(name)
+    mark(name)
     if left > 0:
         app.send_task("noop.bare", args=(name, left - 1), queue="control", ignore_result=True)
     else:
-        _done(name)
+        done(name)
 
 
 @app.task(name="noop.open", ignore_result=True)
@@ -75,7 +80,7 @@ def open_session(name: str, options: dict[str, int]) -> None:
 @app.task(name="noop.start_chord", ignore_result=True)
 def start_chord(name: str, width: int) -> None:
     """Fan out with Celery's own means: a chord, which needs the result backend."""
-    _mark(name)
+    mark(name)
     header = [member.s().set(queue="student") for _ in range(width)]
     chord(header)(join.si(name).set(queue="control"))
 
@@ -89,12 +94,12 @@ def member() -> int:
 @app.task(name="noop.join", ignore_result=True)
 def join(name: str) -> None:
     """Be the chord's body."""
-    _mark(name)
-    _done(name)
+    mark(name)
+    done(name)
 
 
-def _without_work() -> System:
-    """Return this process's real system with a runner whose steps do nothing."""
+def with_perform(perform: Callable[[Command, Step], Event]) -> System:
+    """Return this process's real system with a runner whose steps do something else."""
     built = system()
     runner = Runner(
         journal=built.journal,
@@ -103,10 +108,10 @@ def _without_work() -> System:
         owner="noop",
         new_token=lambda: secrets.token_hex(8),
         chance=random.random,
-        perform=Noop(_mark, _done),
+        perform=perform,
     )
     return replace(built, runner=runner)
 
 
 if MARKS in os.environ:
-    process._system = _without_work()
+    process._system = with_perform(Noop(mark, done))
