@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tests.bench import cache_bench, ledger_bench, ledger_storm, local_step, rates_bench, storage, traces_bench
+from tests.bench import (
+    cache_bench,
+    ledger_bench,
+    ledger_storm,
+    local_step,
+    rates_bench,
+    storage,
+    traces_bench,
+)
 from tests.bench.noop_fleet import noop_fleet
 from worker import bootstrap
 from worker.bundle.pack import pack
