@@ -90,7 +90,7 @@ def test_processes_keep_to_the_limits_together_and_the_killed_ones_leave_no_slot
         marks = cast("list[str]", client.lrange(MARKS, 0, -1))
 
         assert under_way_at_most(marks, killed) == LIMITS.most
-        begun = sum(mark.endswith("+") for mark in marks[cast("int", before) :])
+        begun = sum(mark.endswith("+") for mark in marks[before:])
         assert begun <= 10 * took_s + 10
         assert begun >= 2 * took_s, "the killed ones' slots are not waited for by everybody"
 
