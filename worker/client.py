@@ -75,7 +75,9 @@ class Client:
         Raises:
             Unavailable: The broker did not take it.
         """
-        body = request.model_dump(mode="json", exclude_none=True)
+        # What was not said is the worker's default: an older one refuses fields that it does not know.
+        said = request.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        body = {"version": request.version, **said}
         # Asked anew, so what was said to the last request under this id does not count any more. A
         # producer may have no way to the result store; the worker then does the same.
         with suppress(Unavailable):

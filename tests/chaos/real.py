@@ -16,6 +16,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
+from tests.chaos.broker import BadWire
 from tests.unit.bundle.homes import make_home
 from worker import bootstrap
 from worker.cli.enqueue import upload_home
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from worker.ports import Announcement
     from worker.wire.result import DiagnoseResult
 
-__all__ = ["HELD_QUERY", "RealFleet", "real_fleet", "until"]
+__all__ = ["HELD_QUERY", "RealFleet", "real_fleet", "until", "with_code"]
 
 QUEUES = "control,tools,teacher,artifacts,student"
 #: A run on this task is answered when the test says so.
@@ -54,6 +55,11 @@ def until(what: str, found: Callable[[], Any], *, seconds: float, every_s: float
             return value
         tick.wait(every_s)
     raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def with_code(checkout: Path) -> dict[str, str]:
+    """Return the variables of a process that shall run another checkout's code."""
+    return {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
 
 
 class StudentServer:
@@ -154,15 +160,19 @@ class RealFleet:
     student: StudentServer
     bundle_uri: str
     concurrency: int
+    #: What workers and client reach the broker through.
+    wire: BadWire
+    #: Everything that was ever asked for.
+    names: set[str] = field(default_factory=set[str])
     workers: list[Program] = field(default_factory=list["Program"])
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
-    def begin_worker(self) -> Program:
-        """Start a worker for all queues; return at once."""
+    def begin_worker(self, code: Path | None = None) -> Program:
+        """Start a worker for all queues, of this checkout or of another; return at once."""
         name = f"any{next(self._numbers)}"
-        worker = self.fleet.begin_worker(
-            WorkerPlan(name=name, queues=QUEUES, concurrency=self.concurrency)
-        )
+        plan = WorkerPlan(name=name, queues=QUEUES, concurrency=self.concurrency)
+        variables = {} if code is None else with_code(code)
+        worker = self.fleet.begin_worker(plan, **variables)
         self.workers.append(worker)
         return worker
 
@@ -184,6 +194,7 @@ class RealFleet:
 
     def enqueue(self, session_id: str, **fields: Any) -> None:
         """Ask for a session."""
+        self.names.add(session_id)
         raw = {"session_id": session_id, "bundle": self.bundle_uri, **fields}
         self.client.enqueue(parse_request(raw))
 
@@ -217,8 +228,15 @@ def real_fleet(
     student = StudentServer()
     home = make_home(directory / "home", traces=_traces(tasks), samples=_samples(tasks))
     try:
-        with EmbeddedStack(directory / "stack", llama=False) as stack:
+        with (
+            EmbeddedStack(directory / "stack", llama=False) as stack,
+            BadWire(stack.valkey.port, seed=7) as wire,
+        ):
             fleet = Fleet(stack)
+            login = f":{stack.valkey.password}@127.0.0.1"
+            fleet.set(
+                BROKER_URL=f"redis://{login}:{wire.port}/1", RESULT_URL=stack.valkey.url_of(1)
+            )
             fleet.add_simulated_teacher(options=teacher_options)
             fleet.add_student("default", base_url=student.base_url, model="student")
             fleet.set(BUDGETS=json.dumps(dict(budgets)), **(settings or {}))
@@ -226,7 +244,7 @@ def real_fleet(
             system = bootstrap.build(known, hints=_Untold(), publish=_never)
             client = Client(known.broker, known.results, key_prefix=known.key_prefix)
             uri = upload_home(home, system.artifacts)
-            real = RealFleet(stack, fleet, system, client, student, uri, concurrency)
+            real = RealFleet(stack, fleet, system, client, student, uri, concurrency, wire)
             for _ in range(workers):
                 real.begin_worker()
             real.wait_ready()

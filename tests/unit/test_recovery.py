@@ -546,6 +546,39 @@ def test_a_part_tells_the_money_that_no_part_before_it_told_for_good(calm: World
     assert changed_since(replace(before, at_ms=entry.created_ms), [], [entry]) == (entry,)
 
 
+def test_the_first_readers_of_a_part_find_no_field_that_they_do_not_know(calm: World) -> None:
+    """They refuse a part with a field that is not among these; what came later stands apart."""
+    first = {
+        "reservation_id",
+        "state",
+        "amount_nusd",
+        "actual_nusd",
+        "scopes",
+        "kind",
+        "model",
+        "step_id",
+    }
+    first |= {"price_version", "created_ms", "usage", "request_id", "message_id", "why"}
+
+    for name in _parts(calm):
+        money = json.loads((calm.artifacts.get(name) or b"").splitlines()[-1])
+        for entry in money["entries"]:
+            assert entry.keys() <= first
+            assert entry.keys() >= first - {"request_id", "message_id", "why"}
+
+
+def test_what_a_later_version_says_beside_is_passed_over(calm: World) -> None:
+    raw = calm.artifacts.get(_parts(calm)[2]) or b""
+    head, *records, money = [json.loads(line) for line in raw.splitlines()]
+    assert records
+    assert money["entries"]
+    for said in (*records, *money["entries"], *money["accounts"]):
+        said["novelty"] = 1
+    later = b"\n".join(json.dumps(line).encode() for line in (head, *records, money))
+
+    assert decode_checkpoint(later) == decode_checkpoint(raw)
+
+
 def test_a_hold_that_was_told_is_not_told_again(calm: World) -> None:
     entry = calm.ledger.entries(SESSION)[1]
     before = Record(key="prepare", body="{}", at_ms=entry.created_ms + 1, owner="w", attempt=1)

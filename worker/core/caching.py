@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from worker.core.prices import cost_nusd, price_or_none
@@ -124,15 +124,47 @@ def _gaps_ms(replies: Sequence[TeacherReplied]) -> Iterator[int]:
 # ------------------------------------------------------------------------------------- what was sent
 
 
-def sent_prompt(request: TeacherRequest, *, asked_ms: int) -> SentPrompt:
-    """Return what decides whether a later request finds this one's prefix in the cache."""
+def sent_prompt(
+    request: TeacherRequest, *, asked_ms: int, before: Sequence[TeacherReplied] = ()
+) -> SentPrompt:
+    """Return what decides whether a later request finds this one's prefix in the cache.
+
+    Args:
+        request: What was sent.
+        asked_ms: When.
+        before: The turns before it. What of its prompt is theirs is counted and not said again, or
+            each turn of a session would write more than the one before.
+    """
     contents = [_blocks(message["content"]) for message in request.messages]
-    parts = [request.tools, request.system, *contents]
+    blocks = [request.tools, request.system, *contents]
+    parts = tuple(f"{_digest(part)}:{len(part)}" for part in blocks)
+    pairs = zip(parts, _parts_sent(before), strict=False)
+    same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
     return SentPrompt(
         asked_ms=asked_ms,
-        parts=tuple(f"{_digest(part)}:{len(part)}" for part in parts),
-        breakpoints=tuple(_breakpoints(parts)),
+        same=same,
+        parts=parts[same:],
+        breakpoints=tuple(_breakpoints(blocks)),
     )
+
+
+def _parts_sent(replies: Sequence[TeacherReplied]) -> tuple[str, ...]:
+    """Return all parts of the last turn's prompt; nothing where the journal does not say."""
+    parts: tuple[str, ...] = ()
+    for reply in replies:
+        parts = (*parts[: reply.sent.same], *reply.sent.parts) if reply.sent else ()
+    return parts
+
+
+def _whole(replies: Sequence[TeacherReplied]) -> list[TeacherReplied]:
+    """Return the turns of an exploration, each with all parts of its prompt."""
+    whole: list[TeacherReplied] = []
+    for reply in replies:
+        if reply.sent is not None and reply.sent.same:
+            parts = _parts_sent([*whole[-1:], reply])
+            reply = replace(reply, sent=replace(reply.sent, same=0, parts=parts))  # noqa: PLW2901
+        whole.append(reply)
+    return whole
 
 
 def _blocks(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -231,7 +263,7 @@ def cache_uses(replies: Sequence[TeacherReplied]) -> tuple[CacheUse, ...]:
             asked once, and have no breakpoint.
     """
     first = tuple(_first_use(reply) for reply in replies[:1])
-    return (*first, *(_use(after, before) for before, after in pairwise(replies)))
+    return (*first, *(_use(after, before) for before, after in pairwise(_whole(replies))))
 
 
 def cache_saved_nusd(replies: Sequence[TeacherReplied]) -> int:

@@ -151,7 +151,9 @@ class SentPrompt:
 
     #: When it was sent, in milliseconds since the epoch: lifetimes count from there.
     asked_ms: int
-    #: `hash:blocks` of tools, system and each message, breakpoints left out.
+    #: How many parts at its beginning are those of the turn before: they are not said again.
+    same: int = 0
+    #: `hash:blocks` of tools, system and each message after those, breakpoints left out.
     parts: tuple[str, ...] = ()
     #: `block:ttl` of each breakpoint, blocks counted from 1 over the whole prompt.
     breakpoints: tuple[str, ...] = ()

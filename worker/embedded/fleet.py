@@ -127,8 +127,8 @@ class Fleet:
         self._stack.wait_ready()
         return programs
 
-    def begin_worker(self, plan: WorkerPlan) -> Program:
-        """Start one worker and return at once."""
+    def begin_worker(self, plan: WorkerPlan, **variables: str) -> Program:
+        """Start one worker, with these variables beside the fleet's, and return at once."""
         return self._stack.begin_process(
             f"worker-{plan.name}",
             [
@@ -136,7 +136,7 @@ class Fleet:
                 *("--queues", plan.queues, "--concurrency", str(plan.concurrency)),
                 *("--pool", plan.pool, "--name", plan.name),
             ],
-            self.environment,
+            {**self.environment, **variables},
             ready=log_shows(_READY),
         )
 

@@ -75,7 +75,11 @@ def _sent(
     """Return what later turns are to find in the cache; only the exploration's calls leave any."""
     if command.purpose is not Purpose.EXPLORE:
         return None
-    return sent_prompt(request, asked_ms=step.ports.clock.now_ms() - paid.reply.latency_ms)
+    return sent_prompt(
+        request,
+        asked_ms=step.ports.clock.now_ms() - paid.reply.latency_ms,
+        before=[turn.reply for turn in step.session.turns],
+    )
 
 
 def _stopped(command: TakeTurn, stop: Stop, detail: str) -> TeacherStopped:

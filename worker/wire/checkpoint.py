@@ -7,8 +7,8 @@ stood after the last of them. An unknown version is refused and kept, never gues
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.core.values import Usage
 from worker.errors import UnknownVersion
@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "decode_checkpoint", "decode_sent", "encode_checkpoint", "encode_sent"]
 
+T = TypeVar("T")
+
 VERSION = 1
+#: A reservation's fields that every reader of version 1 takes. The first of them refuse others, so
+#: what came later stands apart, in `more`, where they do not look.
+_FIRST_FIELDS = frozenset(
+    {
+        *("reservation_id", "state", "amount_nusd", "actual_nusd", "scopes", "kind", "model"),
+        *("step_id", "price_version", "created_ms", "usage", "request_id", "message_id", "why"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +63,12 @@ def encode_checkpoint(part: Checkpoint) -> bytes:
         "next": part.next,
         "labels": dict(part.labels),
     }
-    money = {
-        "entries": [_brief(entry) for entry in part.entries],
+    money: dict[str, Any] = {
+        "entries": [_first_fields(entry) for entry in part.entries],
         "accounts": [asdict(account) for account in part.accounts],
     }
+    if later := {e.reservation_id: more for e in part.entries if (more := _later_fields(e))}:
+        money["more"] = later
     lines = (head, *(asdict(record) for record in part.records), money)
     return b"".join(_line(line) for line in lines)
 
@@ -72,7 +84,7 @@ def decode_checkpoint(raw: bytes) -> Checkpoint:
 
 def encode_sent(entry: Entry) -> bytes:
     """Return what is said of a reservation before its request goes out."""
-    return _line({"v": VERSION, "entry": _brief(entry)})
+    return _line({"v": VERSION, "entry": _first_fields(entry), **_more(entry)})
 
 
 def decode_sent(raw: bytes) -> Entry:
@@ -81,15 +93,30 @@ def decode_sent(raw: bytes) -> Entry:
     Raises:
         UnknownVersion: A newer worker wrote it, or it is none.
     """
-    return _read("note of a paid request", raw, lambda lines: _entry(lines[0]["entry"]))
+    return _read(
+        "note of a paid request",
+        raw,
+        lambda lines: _entry(lines[0]["entry"], lines[0].get("more", {})),
+    )
 
 
-def _brief(entry: Entry) -> dict[str, Any]:
-    """Return a reservation's fields without those that are empty: readers know them."""
-    row = {name: value for name, value in asdict(entry).items() if value != ""}
+def _first_fields(entry: Entry) -> dict[str, Any]:
+    """Return a reservation without what is empty: that is the reader's default."""
+    row = {name: value for name, value in asdict(entry).items() if name in _FIRST_FIELDS}
     if entry.usage is not None:
         row["usage"] = {name: tokens for name, tokens in row["usage"].items() if tokens}
-    return row
+    return {name: value for name, value in row.items() if value != ""}
+
+
+def _more(entry: Entry) -> dict[str, Any]:
+    later = _later_fields(entry)
+    return {"more": later} if later else {}
+
+
+def _later_fields(entry: Entry) -> dict[str, Any]:
+    later = {one.name: one.default for one in fields(entry) if one.name not in _FIRST_FIELDS}
+    said = {name: getattr(entry, name) for name in later}
+    return {name: value for name, value in said.items() if value != later[name]}
 
 
 def _line(value: object) -> bytes:
@@ -108,29 +135,39 @@ def _read(kind: str, raw: bytes, read: Callable[[list[Any]], Any]) -> Any:  # no
 
 def _checkpoint(lines: list[Any]) -> Checkpoint:
     head, *records, money = lines
+    more: dict[str, Any] = money.get("more", {})
     part = Checkpoint(
         session_id=head["session_id"],
         life=head["life"],
         first=head["first"],
-        records=tuple(Record(**record) for record in records),
+        records=tuple(_known(Record, record) for record in records),
         labels=head["labels"],
-        entries=tuple(_entry(entry) for entry in money["entries"]),
-        accounts=tuple(Account(**account) for account in money["accounts"]),
+        entries=tuple(
+            _entry(entry, more.get(entry["reservation_id"], {})) for entry in money["entries"]
+        ),
+        accounts=tuple(_known(Account, account) for account in money["accounts"]),
     )
     if part.next != head["next"]:
         raise ValueError(head)
     return part
 
 
-def _entry(fields: dict[str, Any]) -> Entry:
-    usage = fields["usage"]
+def _entry(first: dict[str, Any], later: dict[str, Any]) -> Entry:
+    usage = first["usage"]
     read: dict[str, Any] = {
-        **fields,
-        "state": EntryState(fields["state"]),
-        "scopes": tuple(fields["scopes"]),
-        "usage": None if usage is None else Usage(**usage),
+        **later,
+        **first,
+        "state": EntryState(first["state"]),
+        "scopes": tuple(first["scopes"]),
+        "usage": None if usage is None else _known(Usage, usage),
     }
-    return Entry(**read)
+    return _known(Entry, read)
+
+
+def _known(kind: type[T], said: dict[str, Any]) -> T:
+    """Return the value of the fields that this version knows; a later one may have said more."""
+    names = {one.name for one in fields(kind)}  # type: ignore[arg-type] # a dataclass
+    return kind(**{name: value for name, value in said.items() if name in names})
 
 
 def _unknown(kind: str, raw: bytes) -> UnknownVersion:

@@ -214,12 +214,15 @@ def test_a_model_without_a_price_is_given_the_short_life() -> None:
 # ------------------------------------------------------------------------------------------ misses
 
 
-def replied(told: Told, *, gap_ms: int = MINUTE_MS, usage: Usage = KEPT) -> list[TeacherReplied]:
+def replied(
+    told: Told, *, gap_ms: int = MINUTE_MS, usage: Usage = KEPT, delta: bool = False
+) -> list[TeacherReplied]:
     """Return the turns as they were really asked, one after the other."""
     turns = told.session.turns
     for number, turn in enumerate(turns):
         request = asked(replace(told.session, turns=turns[:number]))
-        sent = sent_prompt(request, asked_ms=NOON_MS + number * gap_ms)
+        before = [turn.reply for turn in turns[:number]] if delta else []
+        sent = sent_prompt(request, asked_ms=NOON_MS + number * gap_ms, before=before)
         reply = replace(turn.reply, model="claude-opus-5", sent=sent, usage=usage)
         turns = (*turns[:number], replace(turn, reply=reply), *turns[number + 1 :])
     return [turn.reply for turn in turns]
@@ -413,6 +416,30 @@ def test_what_was_sent_differs_where_the_bytes_do(
 
     assert (sent.parts == other.parts) is is_equal
     assert sent.parts == sent_prompt(request, asked_ms=0).parts, "breakpoints are no part of it"
+
+
+def test_what_a_prompt_shares_with_the_turn_before_is_not_said_again() -> None:
+    whole, delta = (replied(explored(9), delta=said) for said in (False, True))
+
+    sizes = [len(reply.sent.parts) for reply in delta if reply.sent]
+    assert sizes == [3, *[2] * 8]
+    assert cache_uses(delta) == cache_uses(whole)
+
+
+@pytest.mark.parametrize("turn", [2, 5])
+def test_a_prefix_that_changed_is_named_from_deltas_as_well(turn: int) -> None:
+    def changed(replies: list[TeacherReplied], number: int) -> list[TeacherReplied]:
+        return [*replies[:turn], missed(replies[turn]), *replies[turn + 1 :]][: number + 1]
+
+    whole, delta = (replied(explored(7), delta=said) for said in (False, True))
+    sent = delta[turn].sent
+    assert sent is not None
+    delta[turn] = resent(delta[turn], same=2, parts=("00000000:1", *sent.parts))
+    whole[turn] = resent(whole[turn], parts=(*(whole[turn].sent or sent).parts[:2], "00000000:1"))
+
+    uses = [cache_uses(changed(replies, turn))[-1] for replies in (whole, delta)]
+    assert uses[0].miss is uses[1].miss is Miss.PREFIX_CHANGED
+    assert uses[0].why == uses[1].why == "the prompt changed from its brief on"
 
 
 def test_what_is_noted_of_a_long_turn_stays_small() -> None:
