@@ -70,6 +70,7 @@ def system() -> System:
                 publish=_publish,
                 publish_again=_publish_again,
                 observer=metrics(),
+                spooled=metrics().spooled,
             )
             _system_pid = os.getpid()
         return _system

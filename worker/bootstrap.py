@@ -40,6 +40,8 @@ from worker.recovery import Recovery
 from worker.redis_connection import connect
 from worker.rescue import Rescue
 from worker.runner import Runner
+from worker.spool import Spool
+from worker.spool.disk import DiskFolder
 from worker.steps.context import Ports
 from worker.steps.workspace import Workspace
 
@@ -52,8 +54,9 @@ if TYPE_CHECKING:
 
     from worker.core.rates import Limits
     from worker.limits.gate import Observer
-    from worker.ports import Hints, Student
+    from worker.ports import Hints, Ledger, Student
     from worker.settings import Settings, StudentSettings, TeacherSettings
+    from worker.spool import SpoolEvent
     from worker.wire.result import DiagnoseResult
 
 __all__ = ["System", "build", "build_artifacts", "owner_name", "provision"]
@@ -95,6 +98,7 @@ def build(
     publish: Callable[[DiagnoseResult, float], None],
     observer: Observer | None = None,
     publish_again: Callable[[DiagnoseResult, float], None] | None = None,
+    spooled: Callable[[SpoolEvent], object] = lambda _: None,
 ) -> System:
     """Return the system that `settings` describe.
 
@@ -104,6 +108,7 @@ def build(
         publish: Makes a session's result readable; also given its runtime in seconds.
         observer: Hears of calls that wait, and of those that their servers push back.
         publish_again: Does so for a session that had ended and was lost; None takes `publish`.
+        spooled: Counts what befalls the replies in the spool.
     """
     closing = ExitStack()
     client = connect(
@@ -132,6 +137,7 @@ def build(
     closing.callback(gates.close)
     prefixes = RedisPrefixes(client, prefix=settings.key_prefix)
     checkpoints = Checkpoints(journal, ledger, artifacts, SystemClock(), doubt=epoch.doubt)
+    spool = _spool(settings, ledger, spooled)
     ports = Ports(
         ledger=ledger,
         artifacts=artifacts,
@@ -145,6 +151,7 @@ def build(
                     teacher,
                     ledger,
                     checkpoints,
+                    spool=spool,
                     gates=gates,
                     prefixes=prefixes,
                     closing=closing,
@@ -171,6 +178,7 @@ def build(
         new_token=lambda: secrets.token_hex(8),
         chance=random.random,
         checkpoints=checkpoints,
+        spool=spool,
     )
     closing.callback(runner.close)
     recovery = Recovery(
@@ -286,12 +294,30 @@ class _Gates:
         )
 
 
+def _spool(
+    settings: Settings, ledger: Ledger, count: Callable[[SpoolEvent], object]
+) -> Spool | None:
+    """Return the spool of this machine, None where it is switched off."""
+    if settings.spool_max_bytes == 0:
+        return None
+    return Spool(
+        DiskFolder(settings.spool_path),
+        ledger,
+        SystemClock(),
+        fleet=settings.fleet,
+        max_bytes=settings.spool_max_bytes,
+        max_age_ms=settings.spool_max_age_s * 1_000,
+        count=count,
+    )
+
+
 def _teacher(
     name: str,
     settings: TeacherSettings,
     ledger: RedisLedger,
     checkpoints: Checkpoints,
     *,
+    spool: Spool | None,
     gates: _Gates,
     prefixes: RedisPrefixes,
     closing: ExitStack,
@@ -310,6 +336,7 @@ def _teacher(
         note=checkpoints.note_sent,
         gate=TeacherGate(gate, group=settings.rate_group),
         lead=Lead(prefixes, account=settings.cache_account) if settings.prewarm else None,
+        spool=spool,
     )
 
 

@@ -23,6 +23,7 @@ from worker.epoch import examine as stored_epoch
 from worker.errors import DiagnosisError
 from worker.readiness import FRESH_S, is_ready
 from worker.recovery import lost
+from worker.spool.disk import DiskFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +45,8 @@ _KOMBU_VISIBILITY_S = 3_600
 #: A step that is overdue for longer than this has nobody who sweeps or works on its queue.
 OVERDUE_MS = 60_000
 PROBE_TIMEOUT_S = 5.0
+#: Of the spool's size; above it the next long reply may not fit.
+_NEARLY_FULL = 0.9
 
 
 class Check(BaseModel):
@@ -132,6 +135,7 @@ def examine(settings: Settings, *, progress: Callable[[str], object] | None = No
         ("object store", _store),
         ("epoch", _epoch),
         ("stored sessions", _lost),
+        ("spool", _spool),
         ("teachers", _teachers),
         ("students", _students),
         ("limits", _limits),
@@ -365,6 +369,43 @@ def _lost(settings: Settings) -> Iterator[Check]:
         if forgotten
         else "all are in Redis",
         cure="`diagnosis recover --all --ended`" if forgotten else "",
+    )
+
+
+def _spool(settings: Settings) -> Iterator[Check]:
+    """Look at this machine's spool; one that does not work costs money after a crash, no session."""
+    if settings.spool_max_bytes == 0:
+        yield Check(
+            name="spool",
+            state="warn",
+            found="switched off: a call whose worker dies before the commit is bought again",
+            cure="give DIAGNOSIS_SPOOL_MAX_BYTES a size",
+        )
+        return
+    folder = DiskFolder(settings.spool_path)
+    probe = f"probe-{os.getpid()}"
+    try:
+        folder.write(probe, b"probe")
+        folder.remove(probe)
+        sizes = folder.list()
+    except OSError as exc:
+        yield Check(
+            name="spool",
+            state="warn",
+            found=f"{exc}: a call whose worker dies before the commit is bought again",
+            cure="free space, or name a folder of the workers' user in DIAGNOSIS_SPOOL_DIR",
+        )
+        return
+    size = sum(sizes.values())
+    is_full = size > settings.spool_max_bytes * _NEARLY_FULL
+    yield Check(
+        name="spool",
+        state="warn" if is_full else "ok",
+        found=f"{settings.spool_path}: {len(sizes)} replies wait, {size} bytes",
+        cure="replies wait for their sessions: is a worker running on this machine, and are all "
+        "sessions in Redis? Or raise DIAGNOSIS_SPOOL_MAX_BYTES"
+        if is_full
+        else "",
     )
 
 

@@ -12,6 +12,7 @@ is noted outside of the ledger's server too, which may lose everything:
 | a fault that proves nothing, a reply without an end  | charged at the bound, narrowed if it began |
 | any other exception, also a stop of the thread       | the same, at once if the ledger answers    |
 | the process dies                                     | stays `sent`; the sweep charges the bound  |
+| the process dies, the whole reply lies in the spool  | settled; whoever makes the call adopts it  |
 
 A reservation's deadline is near, and moved on while its call is under way: so the sweep knows a call
 whose process died within seconds, and a session need not wait for the time-out of a call that
@@ -42,6 +43,7 @@ from worker.errors import BadInput, BudgetDenied, DiagnosisError, TeacherFault, 
 from worker.limits.gate import Passed
 from worker.ports import Entry, EntryState
 from worker.prefixes.lead import Led
+from worker.wire.spool import Spooled, asked_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from worker.limits.gate import TeacherGate
     from worker.ports import Ledger, Teacher, TeacherReply, TeacherRequest
     from worker.prefixes.lead import Lead
+    from worker.spool import Spool
 
 __all__ = ["PaidReply", "PaidTeacher"]
 
@@ -131,6 +134,7 @@ class PaidTeacher:
         note: Callable[[Entry], None] | None = None,
         gate: TeacherGate | None = None,
         lead: Lead | None = None,
+        spool: Spool | None = None,
     ) -> None:
         """Take a teacher and who pays for it.
 
@@ -143,6 +147,7 @@ class PaidTeacher:
             note: Stores that a request may go out now (`Checkpoints.note_sent`).
             gate: The account's rate; None lets every call go at once.
             lead: Has first calls go one by one while the shared prefix is in no cache; None never.
+            spool: Where whole replies lie until their steps are committed.
         """
         self._teacher = teacher
         self._ledger = ledger
@@ -152,6 +157,7 @@ class PaidTeacher:
         self._note = note
         self._gate = gate
         self._lead = lead
+        self._spool = spool
 
     def call(
         self,
@@ -166,6 +172,8 @@ class PaidTeacher:
         replaces: str | None = None,
     ) -> PaidReply:
         """Make one HTTP request and pay for it from all `scopes`.
+
+        None is made where an earlier attempt heard its reply on this machine, and could not commit it.
 
         Args:
             request: The call. Where the scopes cannot carry it, its `max_tokens` is lowered once to
@@ -190,6 +198,9 @@ class PaidTeacher:
             BadInput: The request has no bound, or the reservation id cannot be one.
         """
         call = _bounded(request, reservation_id, prompt_bound_tokens)
+        adopted = self._adopt(call, scopes, step_id)
+        if adopted is not None:
+            return adopted
         with (
             self._going(request, reservation_id) as led,
             self._passing(request, reservation_id) as passed,
@@ -199,7 +210,58 @@ class PaidTeacher:
             passed.begun()
             reply = self._send(call, stopped, led)
             passed.ending = ending_of_reply(reply)
-        return self._settle(call, reply)
+            paid_nusd = 0 if reply.unbilled else cost_nusd(call.price, reply.usage)
+            spooled = self._write_ahead(call, reply, paid_nusd, scopes, step_id)
+        paid = self._settle(call, reply, paid_nusd)
+        if self._spool is not None and spooled is not None:
+            self._spool.settled(spooled)
+        return paid
+
+    # ------------------------------------------------------------------------------ the spool
+
+    def _adopt(self, call: _Call, scopes: Sequence[str], step_id: str) -> PaidReply | None:
+        """Pay for a reply that lies in the spool, and go on from it; None where there is none."""
+        if self._spool is None:
+            return None
+        spooled = self._spool.find(
+            _session_of(scopes),
+            step_id,
+            reservation_id=call.reservation_id,
+            asked_sha256=asked_sha256(call.request),
+        )
+        if spooled is None:
+            return None
+        sent = replace(
+            call,
+            reservation_id=spooled.reservation_id,
+            request=replace(call.request, max_tokens=spooled.max_tokens),
+        )
+        try:
+            paid = self._settle(sent, spooled.reply, spooled.cost_nusd)
+        except BadInput as exc:
+            self._spool.discard(spooled, str(exc))
+            return None
+        self._spool.adopted(spooled)
+        return paid
+
+    def _write_ahead(
+        self, call: _Call, reply: TeacherReply, paid_nusd: int, scopes: Sequence[str], step_id: str
+    ) -> Spooled | None:
+        """Have a reply survive this process; nothing depends on it but what a crash costs."""
+        if self._spool is None:
+            return None
+        return self._spool.keep(
+            Spooled(
+                session_id=_session_of(scopes),
+                step_id=step_id,
+                reservation_id=call.reservation_id,
+                asked_sha256=asked_sha256(call.request),
+                max_tokens=call.request.max_tokens,
+                cost_nusd=paid_nusd,
+                price_version=PRICE_VERSION,
+                reply=reply,
+            )
+        )
 
     def _going(self, request: TeacherRequest, reservation_id: str) -> AbstractContextManager[Led]:
         """Let one session's first call write what all of them share, before the others read it."""
@@ -350,8 +412,7 @@ class PaidTeacher:
             request_id = fault.request_id or ""
             self._insist(lambda: self._ledger.charge_unknown(call.reservation_id, why, request_id))
 
-    def _settle(self, call: _Call, reply: TeacherReply) -> PaidReply:
-        paid_nusd = 0 if reply.unbilled else cost_nusd(call.price, reply.usage)
+    def _settle(self, call: _Call, reply: TeacherReply, paid_nusd: int) -> PaidReply:
         within = self._insist(
             lambda: self._ledger.settle(
                 call.reservation_id,
@@ -433,6 +494,12 @@ def _noted(call: _Call, scopes: Sequence[str], *, kind: CallKind, step_id: str) 
         price_version=PRICE_VERSION,
         created_ms=0,
     )
+
+
+def _session_of(scopes: Sequence[str]) -> str:
+    """Return the session that an account among `scopes` is of; empty where none is."""
+    sessions = (scope for scope in scopes if scope.startswith("session:"))
+    return next(sessions, "").removeprefix("session:")
 
 
 def _check_ended(reply: TeacherReply) -> None:

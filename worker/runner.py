@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from worker.core.events import Event
     from worker.core.values import SessionSpec
     from worker.ports import Hints, Journal, Lease, Record
+    from worker.spool import Spool
     from worker.steps.context import Ports
 
 __all__ = ["Runner", "Worked"]
@@ -105,6 +106,7 @@ class Runner:
         heart: Heart | None = None,
         perform: Callable[[Command, Step], Event] = perform,
         checkpoints: Checkpoints | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self._journal = journal
         self._hints = hints
@@ -114,6 +116,7 @@ class Runner:
         self._chance = chance
         self._perform_step = perform
         self._checkpoints = checkpoints
+        self._spool = spool
         self._heart = heart or Heart(journal)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
@@ -149,11 +152,24 @@ class Runner:
         return True
 
     def sweep(self, *, limit: int = 200) -> int:
-        """Tell what is overdue and expire reservations; return how many steps were told."""
+        """Tell what is overdue, settle and expire reservations; return how many steps were told."""
         overdue = self._journal.sweep(limit=limit)
         self._hints.tell(overdue)
+        if self._spool is not None:
+            # First: what it settles is not charged at its bound.
+            self._spool.sweep(self._wants)
         self._ports.ledger.expire_overdue(limit=limit)
         return len(overdue)
+
+    def _wants(self, session_id: str, step_id: str) -> bool | None:
+        """Whether a session wants a step now; None where it is unknown, or not for us to read."""
+        try:
+            known = self._load(session_id)
+        except (UnknownVersion, IllegalEvent):
+            return None
+        if known is None:
+            return False if self.knows(session_id) else None
+        return step_id in known.steps
 
     def close(self) -> None:
         """Stop beating. Steps that are under way lose their leases after a while."""
@@ -314,6 +330,8 @@ class Runner:
         if committed.length == after.length:
             self._keep(lease.session_id, after)
         self._hints.tell(committed.announced)
+        if self._spool is not None:
+            self._spool.forget(lease.session_id, lease.step_id)
         if committed.must_drive or drive:
             self.drive(lease.session_id)
         if committed.must_drive or is_boundary(event, follow):

@@ -202,6 +202,20 @@ class Settings(BaseSettings):
         5_000_000_000, ge=1_000_000, description="Size at which old bundles leave the cache."
     )
 
+    spool_dir: Path | None = Field(
+        None,
+        description="Where replies lie that were paid for and are not committed yet, for whoever takes "
+        "over on this machine; None takes `spool` in `cache_dir`. A disk that outlives the worker.",
+    )
+    spool_max_bytes: int = Field(
+        256_000_000, ge=0, description="Size that the spool never passes; 0 keeps no replies."
+    )
+    spool_max_age_s: int = Field(
+        2 * 86_400,
+        ge=60,
+        description="After so long a reply leaves the spool, whatever became of it.",
+    )
+
     teachers: dict[str, TeacherSettings] = Field(
         default_factory=dict[str, TeacherSettings], description="By the name that requests use."
     )
@@ -318,6 +332,18 @@ class Settings(BaseSettings):
         if name == "default" and name not in self.judges and "default" in self.teachers:
             return JudgeSettings.model_validate({})
         return self.judges.get(name)
+
+    @property
+    def spool_path(self) -> Path:
+        """Where the spool is."""
+        return self.spool_dir or self.cache_dir / "spool"
+
+    @property
+    def fleet(self) -> str:
+        """What tells this fleet from others on the machine: its Redis, without its password."""
+        url = urlsplit(self.redis_url.get_secret_value())
+        where = f"{(url.hostname or '').lower()}:{url.port or ''}{url.path or '/0'}"
+        return f"{where} {self.key_prefix}"
 
     @property
     def broker(self) -> str:

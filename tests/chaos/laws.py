@@ -192,9 +192,24 @@ def _books(world: World, left: Left) -> Iterable[str]:
             yield f"{scope}: {account.held_nusd} are still held"
     if posted != {sum(entry.actual_nusd for entry in left.entries)}:
         yield f"posted {posted}, entries {[(e.reservation_id, e.state) for e in left.entries]}"
+    yield from _spooled(world, left)
     charged = sum(entry.state in _CHARGED for entry in left.entries)
     if world.bill.requests > charged:
         yield f"{world.bill.requests} requests under {charged} reservations"
+
+
+def _spooled(world: World, left: Left) -> Iterable[str]:
+    """What reached the disk was charged exactly; where all of it did, the ledger is the bill."""
+    entries = {entry.reservation_id: entry for entry in left.entries}
+    for heard in world.heard:
+        entry = entries[heard.spooled.reservation_id]
+        if (entry.state, entry.actual_nusd) != ("settled", heard.spooled.cost_nusd):
+            yield f"{entry.reservation_id} was heard, and is {entry.state} at {entry.actual_nusd}"
+    names = {heard.spooled.reservation_id for heard in world.heard}
+    charged = {entry.reservation_id for entry in left.entries if entry.state in _CHARGED}
+    posted = _account(world, f"session:{SESSION}").posted_nusd
+    if charged == names and posted != world.bill.billed_nusd:
+        yield f"all was heard, {posted} charged, {world.bill.billed_nusd} billed"
 
 
 def _account(world: World, scope: str) -> Any:

@@ -40,10 +40,13 @@ from worker.paid import PaidTeacher
 from worker.payloads import Payloads
 from worker.runner import Runner
 from worker.settings import Settings
+from worker.spool import Spool
+from worker.spool.memory import MemoryFolder
 from worker.steps import perform
 from worker.steps.context import Ports
 from worker.testing import ManualClock
 from worker.wire.request import DiagnoseRequest, parse_request
+from worker.wire.spool import Spooled, asked_sha256, decode_spooled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
     from tests.contract.journals import JournalUnderTest
     from worker.core.commands import Command
     from worker.core.events import Event
+    from worker.core.teaching import TeacherReply, TeacherRequest
+    from worker.core.values import Usage
     from worker.ledger.redis import RedisLedger
     from worker.ports import Announcement, Clock, Committed, Journal, Ledger
     from worker.steps.context import Step
@@ -149,10 +154,53 @@ class _Worker:
     busy: bool = False
     stalled: bool = False
     step_id: str = ""
+    #: How many operations there had been when it began the step.
+    began_at: int = 0
 
     def check(self) -> None:
         if self.dead:
             raise Killed
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A reply that reached the disk of the workers' machine."""
+
+    spooled: Spooled
+    #: Number of the operation.
+    at: int
+
+
+class _Disk(MemoryFolder):
+    """The spool of the one machine that all workers are on; it notes what was ever written."""
+
+    def __init__(self, note: Callable[[Spooled], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def write(self, name: str, body: bytes) -> None:
+        """Write a file."""
+        super().write(name, body)
+        self._note(decode_spooled(body))
+
+
+@dataclass(frozen=True, slots=True)
+class _Overheard:
+    """A worker's provider, and somebody who hears what it is asked."""
+
+    provider: Provider
+    hear: Callable[[TeacherRequest], None]
+
+    def send(
+        self,
+        request: TeacherRequest,
+        *,
+        on_answer: Callable[[str], None],
+        on_start: Callable[[Usage], None],
+        stopped: Callable[[], bool],
+    ) -> TeacherReply:
+        self.hear(request)
+        return self.provider.send(request, on_answer=on_answer, on_start=on_start, stopped=stopped)
 
 
 @dataclass(slots=True)
@@ -191,6 +239,9 @@ class World:
         self._workspace = workspace
         self._random = random.Random(seed)  # noqa: S311 - chance of a test
         self.bill = Bill()
+        self.disk = _Disk(self._note_heard)
+        #: Every reply that was ever spooled.
+        self.heard: list[Heard] = []
         self._made: Counter[str] = Counter()
         self._hints: list[_Hint] = []
         self._began_ms = self._next_beat_ms = self.now_ms
@@ -242,7 +293,8 @@ class World:
         return f"{(self.now_ms - self._began_ms) / 1000:.1f} s"
 
     def _quiet(self) -> bool:
-        return self.ended and not self._hints and not self.stores.journal.overdue()
+        rest = (self._hints, self.stores.journal.overdue(), self.disk.list())
+        return self.ended and not any(rest)
 
     def _plan(self) -> list[tuple[int, Callable[[], None]]]:
         """Return what people do, and when."""
@@ -373,7 +425,17 @@ class World:
         artifacts = counted(self.stores.artifacts, "artifacts", through, free=("uri",))
         elapse = partial(self._elapse, worker)
         checkpoints = Checkpoints(journal, ledger, artifacts, self.stores.clock)
-        provider = Provider(self.story, self.bill, self._made, elapse)
+        provider = _Overheard(
+            Provider(self.story, self.bill, self._made, elapse), partial(self._hear, worker)
+        )
+        spool = Spool(
+            counted(self.disk, "spool", through),
+            ledger,
+            self.stores.clock,
+            fleet="world",
+            max_bytes=1_000_000,
+            max_age_ms=LONGEST_MS,
+        )
         student = StudentServer(self.story, student_says, elapse)
         ports = Ports(
             ledger=ledger,
@@ -387,6 +449,7 @@ class World:
                     patience_ms=0,
                     now_s=lambda: self.now_ms / 1000,
                     note=checkpoints.note_sent,
+                    spool=spool,
                 )
             },
             students={"default": counted(student, "student", through)},
@@ -407,6 +470,7 @@ class World:
             heart=worker.heart,
             perform=partial(self._perform, worker),
             checkpoints=checkpoints,
+            spool=spool,
         )
         worker.door = Door(worker.runner, ledger, _SETTINGS)
         return worker
@@ -426,6 +490,7 @@ class World:
         committed = any(record.key == step_id for record in records)
         self.started.append(Started(step_id, worker.name, self.now_ms, committed))
         worker.step_id = step_id
+        worker.began_at = len(self.points)
         if step_id in self.story.poison and not step.given_up:
             self.poisoned += 1
             self._kill(worker)
@@ -496,6 +561,28 @@ class World:
                 worker.stalled = False
                 return operation()
 
+    def _note_heard(self, spooled: Spooled) -> None:
+        self.heard.append(Heard(spooled, len(self.points)))
+
+    def _hear(self, worker: _Worker, request: TeacherRequest) -> None:
+        """See that no step buys what lay on this machine when it began, unless the disk was away."""
+        asked = asked_sha256(request)
+        before = [
+            heard.spooled.reservation_id
+            for heard in self.heard
+            if (heard.spooled.step_id, heard.spooled.asked_sha256) == (worker.step_id, asked)
+            and heard.at <= worker.began_at
+        ]
+        if before and not self.disk_was_away:
+            self.wrong.append(f"{worker.step_id} bought what was heard before, by {before}")
+
+    @property
+    def disk_was_away(self) -> bool:
+        """Whether an operation on the disk failed."""
+        away = [n for n, way in self.strikes.items() if way in {Way.AWAY, Way.UNHEARD}]
+        names = [self.points[n].name for n in away if n < len(self.points)]
+        return any(name.startswith("spool.") for name in names)
+
     def _watch_commit(self, worker: _Worker, committed: Committed) -> None:
         """See that a step is ended by whoever began it last: the lease of all others is lost."""
         begun = [one.worker for one in self.started if one.step_id == worker.step_id]
@@ -522,6 +609,8 @@ def _away(name: str, *, reached: bool) -> Exception:
     if port == "teacher":
         billing = "unknown" if reached else "unbilled"
         return TeacherFault("connection lost", billing=billing, retry="later")
+    if port == "spool":
+        return OSError("no space left on the device")
     if port == "student":
         return StudentFault("connection lost", reason="connect", retryable=True)
     return Unavailable(f"{port} is away")

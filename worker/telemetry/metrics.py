@@ -75,6 +75,15 @@ UNDER_WAY = Metric(
     unit="steps",
     meaning="Steps that this process works on now; with the queue's length, what scaling needs.",
 )
+SPOOLED = Metric(
+    name="diagnosis_spooled_replies_total",
+    kind="counter",
+    unit="replies",
+    meaning="Replies of paid calls on this machine's disk, by what befell them: written, failed (not "
+    "written: a crash now would buy again), adopted (not bought again), settled (by a sweep, for a "
+    "worker that could not), damaged, too_old.",
+    labels=("event",),
+)
 
 UNARCHIVED = Metric(
     name="diagnosis_ledger_unarchived_transitions",
@@ -135,6 +144,7 @@ METRICS = (
     LIMITED,
     PUSHED_BACK,
     READY,
+    SPOOLED,
 )
 
 
@@ -168,6 +178,9 @@ class Metrics:
         )
         self._pushed_back = Counter(
             PUSHED_BACK.name, PUSHED_BACK.meaning, PUSHED_BACK.labels, registry=self.registry
+        )
+        self._spooled = Counter(
+            SPOOLED.name, SPOOLED.meaning, SPOOLED.labels, registry=self.registry
         )
         self.under_way = Gauge(UNDER_WAY.name, UNDER_WAY.meaning, registry=self.registry)
         self._unarchived = Gauge(UNARCHIVED.name, UNARCHIVED.meaning, registry=self.registry)
@@ -204,6 +217,10 @@ class Metrics:
     def swept(self, steps: int) -> None:
         """Count steps that were told again."""
         self._swept.inc(steps)
+
+    def spooled(self, event: str) -> None:
+        """Count what befell a reply in the spool."""
+        self._spooled.labels(event).inc()
 
 
 def serve(port: int) -> None:

@@ -266,6 +266,26 @@ def test_the_settings_of_kubernetes_load(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert settings.cache_max_bytes == 3_000_000_000
 
 
+def test_a_paid_reply_outlives_the_worker_that_was_killed_with_it() -> None:
+    images = [words[1:] for words in dockerfile() if words[0] == "ENV"]
+    (cache,) = re.findall(r"DIAGNOSIS_CACHE_DIR=(\S+)", str(images).replace("'", " "))
+    assert Settings.model_validate({"cache_dir": cache}).spool_path.is_relative_to(cache)
+    described = compose()
+
+    for name in workers_of_compose():
+        # One volume for all of them: whoever takes over finds what another has heard.
+        assert described["services"][name]["volumes"] == [f"bundles:{cache}"]
+    assert "bundles" in described["volumes"]
+    (teacher,) = [pod(m) for m in manifests("Deployment") if "teacher" in m["metadata"]["name"]]
+    mounts = {mount["mountPath"]: mount for mount in teacher["containers"][0]["volumeMounts"]}
+    (volume,) = [v for v in teacher["volumes"] if v["name"] == mounts[cache]["name"]]
+    assert "readOnly" not in mounts[cache]
+    assert volume["emptyDir"].get("medium") != "Memory"
+    assert {"DIAGNOSIS_CACHE_DIR", "DIAGNOSIS_SPOOL_DIR"}.isdisjoint(
+        variables_of_kubernetes() | variables_of_compose()
+    )
+
+
 # --- what a container may do
 
 

@@ -34,6 +34,8 @@ from worker.journal.memory import MemoryJournal
 from worker.judge.llm import LlmJudge
 from worker.ledger.memory import MemoryLedger
 from worker.payloads import Payloads
+from worker.spool import Spool
+from worker.spool.memory import MemoryFolder
 from worker.steps.context import Ports
 from worker.testing import CollectedHints, ManualClock
 
@@ -117,6 +119,15 @@ class Desk:
         self.clock = clock or ManualClock()
         self.journal = journal or MemoryJournal(self.clock)
         self.ledger = MemoryLedger(self.clock)
+        self.folder = MemoryFolder()
+        self.spool = Spool(
+            self.folder,
+            self.ledger,
+            self.clock,
+            fleet="",
+            max_bytes=100_000,
+            max_age_ms=3_600_000,
+        )
         self.hints = CollectedHints()
         self.acts: deque[Callable[[Command, Step], Event]] = deque()
         #: Steps that were begun, in order.
@@ -131,6 +142,7 @@ class Desk:
             chance=lambda: 1.0,
             heart=Heart(self.journal, beat_ms=None, now_s=lambda: self.clock.now_ms() / 1000),
             perform=self._act,
+            spool=self.spool,
         )
 
     def open(self, limits: Limits | None = None) -> bool:
