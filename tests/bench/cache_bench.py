@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from worker.core.events import Event
     from worker.core.teaching import TeacherReply, TeacherRequest
 
-__all__ = ["TURNS", "Recorded", "cost_nusd", "recorded", "trimmed"]
+__all__ = ["SLOW_MS", "TURNS", "Recorded", "cost_nusd", "recorded", "trimmed"]
 
 TURNS = 30
 #: Turns that call two tools at once: three in ten.
@@ -49,6 +49,8 @@ _FULL = 0.9
 _SAID_BYTES = 2_200
 #: From one request to the next: the teacher's half a minute, and its reading tools.
 _TURN_MS = 30_000
+#: A batch of a slow student: longer than the short life of an entry.
+SLOW_MS = 480_000
 #: In a trimmed session the teacher reads on in every third result.
 _READS_ON_EVERY = 3
 
@@ -198,16 +200,31 @@ def _told(bundle: Bundle, tools: ReadingTools, turns: Sequence[Sequence[_Wish]])
 
 
 @cache
-def cost_nusd(model: str, session: Callable[[], Recorded], how: str) -> int:
+def cost_nusd(model: str, session: Callable[[], Recorded], how: str, *, slow_every: int = 0) -> int:
     """Return what the simulator bills for a session.
 
     Args:
         model: Whose prices.
         session: `recorded` or `trimmed`.
         how: `ours`; `uncached`: the same requests without breakpoints; `reference`: the reference's
-            loop, which sends texts where we send blocks, and no breakpoints.
+            loop, which sends texts where we send blocks, and no breakpoints; `short`: as ours, but
+            entries never live longer than five minutes.
+        slow_every: Every so many turns a student batch takes `SLOW_MS`; 0 for never.
     """
-    return _play(model, session(), _CHANGES[how], must_hit=how == "ours")
+    played = _play(model, session(), _CHANGES[how], slow_every=slow_every)
+    uses = cache_uses(played.replies)
+    assert len(uses) == TURNS
+    if how in {"uncached", "reference"}:
+        assert not any(use.read_tokens or use.written_tokens for use in uses)
+    elif not slow_every:
+        assert [use.miss for use in uses[1:]] == [None] * (TURNS - 1)
+    return played.cost_nusd
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    cost_nusd: int
+    replies: tuple[TeacherReplied, ...]
 
 
 def _play(
@@ -215,8 +232,8 @@ def _play(
     session: Recorded,
     change: Callable[[TeacherRequest], TeacherRequest],
     *,
-    must_hit: bool,
-) -> int:
+    slow_every: int,
+) -> _Played:
     clock = ManualClock()
     with SimulatedTeacher(clock=clock) as teacher:
         adapter = AnthropicTeacher(base_url=teacher.url, api_key=teacher.api_key)
@@ -231,23 +248,14 @@ def _play(
                     on_start=lambda _: None,
                     stopped=lambda: False,
                 )
-                events += _turn(number, request, reply, session, clock.now_ms())
-                clock.advance(_TURN_MS)
+                events += _turn(number, change(request), reply, session, clock.now_ms())
+                is_slow = slow_every and number % slow_every == 0
+                clock.advance(SLOW_MS if is_slow else _TURN_MS)
         finally:
             adapter.close()
         assert teacher.desk.crashes == []
-        _check(events, must_hit=must_hit)
-        return teacher.bill.total_nano_usd
-
-
-def _check(events: Sequence[Event], *, must_hit: bool) -> None:
-    replies = [event for event in events if isinstance(event, TeacherReplied)]
-    uses = cache_uses(replies)
-    assert len(uses) == TURNS
-    if must_hit:
-        assert [use.miss for use in uses[1:]] == [None] * (TURNS - 1)
-    else:
-        assert not any(use.read_tokens or use.written_tokens for use in uses)
+        replies = tuple(event for event in events if isinstance(event, TeacherReplied))
+        return _Played(teacher.bill.total_nano_usd, replies)
 
 
 def _opened(model: str, session: Recorded) -> list[Event]:
@@ -325,8 +333,18 @@ def _as_the_reference(request: TeacherRequest) -> TeacherRequest:
     return replace(plain, messages=[{**first, "content": first["content"][0]["text"]}, *rest])
 
 
+def _short_lived(request: TeacherRequest) -> TeacherRequest:
+    def short(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        mark = {"type": "ephemeral"}
+        return [{**b, "cache_control": mark} if "cache_control" in b else b for b in blocks]
+
+    messages = [{**message, "content": short(message["content"])} for message in request.messages]
+    return replace(request, system=short(request.system), messages=messages)
+
+
 _CHANGES: dict[str, Callable[[TeacherRequest], TeacherRequest]] = {
     "ours": lambda request: request,
     "uncached": _without_breakpoints,
     "reference": _as_the_reference,
+    "short": _short_lived,
 }

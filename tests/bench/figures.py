@@ -213,6 +213,24 @@ def _trimmed_over_uncached() -> Measured:
     )
 
 
+def _slow_tools() -> Measured:
+    """Return what the choice between five minutes and an hour is worth where tools are slow."""
+    every = 5
+    found: dict[str, float] = {}
+    for model in ("claude-opus-5", "claude-opus-5-5"):
+        ours, short = (
+            cache_bench.cost_nusd(model, cache_bench.recorded, how, slow_every=every)
+            for how in ("ours", "short")
+        )
+        found[model] = ours / short
+    return Measured(
+        max(found.values()),
+        f"every {every}th turn takes {cache_bench.SLOW_MS // 60_000} minutes: entries that live as long as "
+        "the session's tools take, over entries of five minutes, on the simulator's bill; "
+        f"by model { ({model: round(ratio, 3) for model, ratio in found.items()}) }",
+    )
+
+
 def _over_the_reference_loop() -> Measured:
     model = "claude-opus-5"
     ours = cache_bench.cost_nusd(model, cache_bench.recorded, "ours")
@@ -395,6 +413,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("cached_cost_opus_5", "x", 0.21, _cached_over_uncached("claude-opus-5")),
     Figure("cached_cost_opus_5_5", "x", 0.16, _cached_over_uncached("claude-opus-5-5")),
     Figure("trimmed_cost", "x", 0.11, _trimmed_over_uncached),
+    Figure("slow_tools_cost", "x", 0.75, _slow_tools),
     Figure("cost_over_reference_loop", "x", 0.21, _over_the_reference_loop),
     Figure("ledger_20000_open_slowdown", "x", ledger_bench.SLOWDOWN_TARGET, _slowdown),
     Figure("ledger_overshoot_nusd", "nano$", 0, _overshoot),
