@@ -52,6 +52,7 @@ from worker.core.values import (
     Runner,
     RunOutcome,
     RunSpec,
+    SentPrompt,
     SessionSpec,
     Stop,
     Text,
@@ -267,7 +268,25 @@ def _replied(
         calls=calls,
         ending=ending,
         stop=stop,
+        usage=USAGES,
+        model=st.sampled_from(["", "claude-opus-5", "a-model-of-yours"]),
+        sent=st.none() | SENT,
     )
+
+
+#: Any usage and any note of what was sent: what they say of the cache must never break a report.
+USAGES = st.builds(
+    Usage,
+    input_tokens=st.integers(0, 9_000),
+    cache_write_5m_tokens=st.integers(0, 9_000),
+    cache_read_tokens=st.integers(0, 9_000),
+)
+SENT = st.builds(
+    SentPrompt,
+    asked_ms=st.integers(0, 4_000_000),
+    parts=st.lists(st.sampled_from(["a:1", "b:2"]), max_size=3).map(tuple),
+    breakpoints=st.lists(st.sampled_from(["1:5m", "2:1h", "3:5m"]), max_size=3).map(tuple),
+)
 
 
 def _stopped(turn: int, purpose: Purpose) -> SearchStrategy[Event]:
