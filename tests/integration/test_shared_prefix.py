@@ -117,11 +117,13 @@ def test_of_sessions_that_begin_at_once_one_writes_and_the_others_read(
     assert len(teacher.bill.lines()) == SESSIONS, "no call was made for the cache alone"
 
 
-def test_without_it_each_of_them_writes(teacher: SimulatedTeacher) -> None:
-    with paying(teacher, None) as paid:
-        ask_all_at_once(paid)
+def test_without_it_each_that_comes_before_the_first_answer_writes() -> None:
+    # Slow enough for most of them to come in time, however busy the machine.
+    with SimulatedTeacher(pace=Pace(first_ms=2_000)) as teacher:
+        with paying(teacher, None) as paid:
+            ask_all_at_once(paid)
 
-    assert all(tokens > SHARED_TOKENS for tokens in written(teacher))
+        assert sum(tokens > SHARED_TOKENS for tokens in written(teacher)) > SESSIONS / 2
 
 
 def test_the_others_go_when_the_first_ones_call_fails(teacher: SimulatedTeacher) -> None:
