@@ -57,6 +57,7 @@ def restore(
     *,
     after_ms: int = 0,
     ends: bool = False,
+    replaces: bool = False,
 ) -> Committed:
     return journal.restore(
         SESSION,
@@ -65,6 +66,7 @@ def restore(
         deadline_ms=5_000,
         after_ms=after_ms,
         ends=ends,
+        replaces=replaces,
     )
 
 
@@ -187,3 +189,58 @@ def test_a_life_begins_after_the_one_before_whatever_the_clock_says(bench: Bench
     restore(journal, after_ms=ahead_ms)
 
     assert began_ms(journal.load(SESSION).life) == ahead_ms + 1
+
+
+def test_an_older_copy_makes_room_with_all_that_was_due_of_it(bench: Bench) -> None:
+    journal = bench.journal()
+    open_session(journal, "turn/7", "call/7.1")
+    old = lease_of(journal, "turn/7")
+    notes = journal.notes(SESSION)
+
+    restored = restore(journal, replaces=True)
+
+    assert (restored.status, restored.length) == ("ok", 2)
+    assert journal.load(SESSION).records == RECORDS
+    assert journal.steps(SESSION) == ()
+    assert due(journal) == {"drive": bench.now_ms(), "deadline": bench.now_ms() + 5_000}
+    assert journal.notes(SESSION) == notes
+    # Whoever worked on the copy is fenced, also where its step is wanted and claimed again.
+    journal.drive(SESSION, expected_length=2, follow=[step("turn/7")])
+    lease = lease_of(journal, "turn/7")
+    assert lease.fence > old.fence
+    assert journal.commit(commit_of(old)).status == "fenced"
+    assert journal.commit(commit_of(lease, expected_length=2)).status == "ok"
+
+
+def test_an_older_copy_that_had_ended_goes_on_and_one_that_had_not_ends(bench: Bench) -> None:
+    journal = bench.journal()
+    restore(journal, ENDED, ends=True)
+
+    assert restore(journal, replaces=True).status == "ok"
+    assert journal.labels(SESSION)["status"] == "open"
+    assert "ended_ms" not in journal.labels(SESSION)
+    assert "drive" in due(journal)
+
+    assert restore(journal, ENDED, ends=True, replaces=True).status == "ok"
+    assert journal.labels(SESSION)["status"] == "ended"
+    assert due(journal) == {}
+
+
+def test_each_life_begins_after_the_one_that_makes_room(bench: Bench) -> None:
+    journal = bench.journal()
+    restore(journal, after_ms=bench.now_ms() + 60_000)
+    before = journal.load(SESSION).life
+
+    restore(journal, replaces=True)
+
+    assert began_ms(journal.load(SESSION).life) > began_ms(before)
+
+
+def test_a_pruned_session_makes_no_room(bench: Bench) -> None:
+    journal = bench.journal()
+    restore(journal, ENDED, ends=True)
+    assert journal.prune(SESSION, outcome="concluded", artifacts_uri="s3://b/x")
+    before = seen(journal)
+
+    assert restore(journal, replaces=True).status == "gone"
+    assert seen(journal) == before
