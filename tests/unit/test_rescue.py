@@ -362,3 +362,17 @@ def test_while_redis_is_whole_there_is_nothing_to_do(world: Guarded) -> None:
         assert tended.rescued is None
     assert world.newest_epoch() == (1, "provisioned")
     assert world.epoch.look(deep=True).verdict is Verdict.WHOLE
+
+
+def test_with_no_session_stored_it_is_one_workers_turn_as_well(workspace: Workspace) -> None:
+    world = Guarded(workspace)
+    assert world.rescue.tend().ready
+    world.lose_all()
+    world.register.take_turn("rescue", "b", for_ms=TURN_MS)
+
+    assert not world.rescue.tend().ready
+    assert world.newest_epoch() == (1, "provisioned")
+
+    world.clock.advance(TURN_MS)
+    assert world.rescue.tend().ready
+    assert world.newest_epoch() == (2, "empty")
