@@ -20,6 +20,7 @@ from worker.testing import ManualClock, ScriptedTeacher, says
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from worker.core.teaching import TeacherReply
     from worker.paid import PaidReply
     from worker.testing import TeacherLine
 
@@ -152,3 +153,14 @@ def test_a_refused_rate_pauses_the_next_call_and_bills_nothing(closing: list[Wor
     account = world.ledger.account("fleet")
     assert account is not None
     assert (account.held_nusd, account.posted_nusd) == (0, 0)
+
+
+def test_a_call_that_may_have_been_made_is_not_given_back(closing: list[World]) -> None:
+    def interrupted(request: TeacherRequest) -> TeacherReply:
+        raise KeyboardInterrupt
+
+    world = made(closing, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        world.call()
+
+    assert not world.goes(), "its request counts: one a second"
