@@ -45,7 +45,8 @@ class Cost:
     why: str = ""
     #: By the ledger's clock; 0 where that is not known.
     created_ms: int = 0
-    #: When its outcome was known or given up; 0 for not yet, or not known.
+    #: When its outcome was known or given up; 0 for not yet, or not known, or where nothing was
+    #: sent: a hold that is given back at the end is given back later where a worker died.
     ended_ms: int = 0
 
 

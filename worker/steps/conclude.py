@@ -24,6 +24,7 @@ from worker.core.results import call_result
 from worker.core.values import Outcome
 from worker.errors import BadInput, NotYet, Unavailable
 from worker.payloads import PayloadLost
+from worker.ports import EntryState
 from worker.steps.context import closing_hold_id
 from worker.wire.manifest import read_manifest
 from worker.wire.result import ClusterSummary, DiagnoseResult
@@ -204,7 +205,7 @@ def _cost(entry: Entry) -> Cost:
         request_id=entry.request_id,
         why=entry.why,
         created_ms=entry.created_ms,
-        ended_ms=entry.ended_ms,
+        ended_ms=0 if entry.state is EntryState.VOID else entry.ended_ms,
     )
 
 
