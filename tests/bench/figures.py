@@ -7,6 +7,7 @@ median, since machines are shared and noisy. A figure that could not be measured
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from tests.bench import (
     traces_bench,
 )
 from tests.bench.noop_fleet import noop_fleet
+from tests.chaos import restarts
 from worker import bootstrap
 from worker.bundle.pack import pack
 from worker.client import Client
@@ -48,6 +50,7 @@ __all__ = ["FIGURES", "Figure", "Measured"]
 
 AIRLINE_HOME = Path(__file__).parents[3] / "shared" / "data" / "tau-airline-home"
 ROUNDS = 5
+KILLS = 10
 LINKS = 300
 
 
@@ -112,6 +115,16 @@ def _step_over_bare() -> Measured:
     )
 
 
+def _durable_step_ms() -> Measured:
+    steps = _medians_ms("step")
+    return Measured(
+        statistics.median(steps),
+        f"median of {ROUNDS} chains of {LINKS} steps, one after the other through Celery, two workers "
+        f"of 16 threads, Valkey with appendfsync always; a quiet machine is meant (load now "
+        f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)",
+    )
+
+
 def _runs_64() -> Measured:
     spans = _spans_ms("runs")
     return Measured(
@@ -163,6 +176,33 @@ def _ledger_ms() -> Measured:
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         value = ledger_bench.cycle_ms(Path(directory))
     return Measured(value, "median of 2,000: reserve + sent + settle over 4 scopes, no fsync")
+
+
+def _ledger_part_ms() -> Measured:
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        value = ledger_bench.script_ms(Path(directory))
+    return Measured(
+        value,
+        "the server's time for reserve + sent + settle over 4 scopes, mean of 2,200 cycles; with the "
+        "three round trips it is ledger_cycle_ms",
+    )
+
+
+# ---------------------------------------------------------------------------------------- kills
+
+
+@cache
+def _restarts() -> restarts.Restarts:
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        return restarts.killed_in_mid_step(Path(directory), KILLS)
+
+
+def _killed(value: float) -> Measured:
+    return Measured(
+        value,
+        f"SIGKILL of a worker's process group in mid-step, another standing by, default settings: "
+        f"{_restarts().shown} s (load now {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)",
+    )
 
 
 # -------------------------------------------------------------------------------------- storage
@@ -399,6 +439,7 @@ def _p95(tool: str) -> Any:
 FIGURES: tuple[Figure, ...] = (
     Figure("step_over_bare_celery", "x", 2.0, _step_over_bare),
     Figure("step_over_bare_celery_issue_3", "x", 1.4, _step_over_bare),
+    Figure("durable_step_ms", "ms", 7.0, _durable_step_ms),
     Figure("fanout_64_runs_s", "s", 1.25, _runs_64),
     Figure("fanout_200_over_chord", "x", 1.0, _fanout_over_chord),
     Figure("local_step_ms", "ms", 1.1, _local_step_ms),
@@ -406,6 +447,12 @@ FIGURES: tuple[Figure, ...] = (
     Figure("search_traces_p95_ms", "ms", 20.0, _p95("search_traces")),
     Figure("get_trace_p95_ms", "ms", 20.0, _p95("get_trace")),
     Figure("ledger_cycle_ms", "ms", ledger_bench.CYCLE_TARGET_MS, _ledger_ms),
+    Figure("ledger_part_of_step_ms", "ms", 0.3, _ledger_part_ms),
+    Figure(
+        "kill_restart_median_s", "s", 5.0, lambda: _killed(statistics.median(_restarts().waits_s))
+    ),
+    Figure("kill_restart_worst_s", "s", 8.0, lambda: _killed(max(_restarts().waits_s))),
+    Figure("kill_paid_again", "steps", 0.0, lambda: _killed(_restarts().paid_again)),
     Figure("written_over_new_30x100kb", "x", 1.2, lambda: _written_over_new(storage.THIRTY_TURNS)),
     Figure(
         "written_over_new_200k_tokens", "x", 1.2, lambda: _written_over_new(storage.HUNDRED_TURNS)

@@ -11,7 +11,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.core.values import Usage
 from worker.embedded.valkey import ValkeyServer
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
     from worker.ports import Ledger
 
-__all__ = ["OPEN_RESERVATIONS", "SLOWDOWN_TARGET", "cycle_ms", "slowdown_with_open_reservations"]
+__all__ = [
+    "OPEN_RESERVATIONS",
+    "SLOWDOWN_TARGET",
+    "cycle_ms",
+    "script_ms",
+    "slowdown_with_open_reservations",
+]
 
 #: At most this for reserve + sent + settle over four scopes.
 CYCLE_TARGET_MS = 0.6
@@ -41,6 +47,17 @@ def cycle_ms(directory: Path, *, cycles: int = 2_000) -> float:
     """Return the median time of reserve + sent + settle over four scopes, in milliseconds."""
     with _ledger(directory) as ledger:
         return _median_cycle_ms(ledger, "only", cycles)
+
+
+def script_ms(directory: Path, *, cycles: int = 2_000) -> float:
+    """Return the server's time for the scripts of one such cycle, in milliseconds: the wire aside."""
+    with _ledger(directory) as ledger:
+        client: Any = ledger._client
+        _median_cycle_ms(ledger, "warm", 0)
+        client.config_resetstat()
+        _median_cycle_ms(ledger, "counted", cycles)
+        scripts = client.info("commandstats")["cmdstat_evalsha"]
+    return scripts["usec"] / (_WARM_UP + cycles) / 1000
 
 
 def slowdown_with_open_reservations(
@@ -62,7 +79,7 @@ def slowdown_with_open_reservations(
 
 
 @contextmanager
-def _ledger(directory: Path) -> Generator[Ledger]:
+def _ledger(directory: Path) -> Generator[RedisLedger]:
     server = ValkeyServer(directory, appendfsync="no")
     server.start()
     try:
@@ -85,7 +102,7 @@ def _median_cycle_ms(ledger: Ledger, name: str, cycles: int) -> float:
         ledger.sent(reservation_id)
         ledger.settle(reservation_id, 500, usage=usage)
         times_ms.append((time.perf_counter() - began_s) * 1000)
-    return statistics.median(times_ms[_WARM_UP:])
+    return statistics.median(times_ms[_WARM_UP:] or times_ms)
 
 
 def _reserve(ledger: Ledger, reservation_id: str) -> None:

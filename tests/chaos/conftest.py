@@ -34,6 +34,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return open_workspace(tmp_path_factory.mktemp("chaos-home"))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run where a figure is red, even if no test says so."""
+    figures = session.config.stash.get(_FIGURES, None)
+    if figures is not None and figures.red and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
@@ -45,3 +53,5 @@ def pytest_terminal_summary(
     for line in figures.lines():
         terminalreporter.write_line(line)
     terminalreporter.write_line(f"written to {figures.write()}")
+    red = [figure.name for figure in figures.red]
+    terminalreporter.write_line(f"red: {'; '.join(red)}" if red else "no red cell")

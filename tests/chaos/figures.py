@@ -52,6 +52,11 @@ class Figures:
             Figure(name=name, value=value, unit=unit, target=target, ok=ok, how=how)
         )
 
+    @property
+    def red(self) -> list[Figure]:
+        """The figures that miss their target."""
+        return [figure for figure in self.figures if not figure.ok]
+
     def show(self, table: str) -> None:
         """Print a table at the end of the run."""
         self.tables.append(table)
