@@ -75,7 +75,7 @@ docs: $(ENV) ## Make the reference pages of docs/ from the code
 	$(PY) -m worker.docs docs
 
 .PHONY: chaos
-chaos: $(ENV) ## Kill workers and servers in mid-session; minutes
+chaos: $(ENV) ## Sweep crash points, kill workers and servers, 500 sessions; a quarter of an hour, build/chaos.json
 	$(BIN)/pytest -m chaos $(ARGS)
 
 .PHONY: mutations

@@ -12,6 +12,9 @@ from tests.bench.storage import HUNDRED_TURNS, THIRTY_TURNS, Long, write
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: Megabytes of words, folded and hashed as often as there are turns: seconds, on a quiet machine.
+pytestmark = pytest.mark.timeout("300")
+
 #: Bytes written for each byte of new content, at most (issue 3).
 MOST = 1.2
 _KB = 1_000
