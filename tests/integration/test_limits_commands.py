@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -110,7 +110,8 @@ def test_a_stopped_account_is_the_doctors_first_concern(desk: Desk) -> None:
 def test_no_key_of_redis_holds_an_api_key(desk: Desk) -> None:
     desk.call(desk.settings.teachers["default"].account, "opus-4")
 
-    keys = [str(key) for key in desk.client.scan_iter("*")]
+    client: Any = desk.client
+    keys = [str(key) for key in client.scan_iter("*")]
 
     assert keys
     assert not any(KEY in key for key in keys)
