@@ -24,6 +24,7 @@ from worker.core import keys
 from worker.door import Door
 from worker.epoch import Epoch
 from worker.errors import BundleInvalid
+from worker.forking import Forks
 from worker.journal.redis import RedisJournal
 from worker.judge.llm import LlmJudge
 from worker.lazy import LazyMap
@@ -82,6 +83,7 @@ class System:
     epoch: Epoch
     recovery: Recovery
     rescue: Rescue
+    forks: Forks
     ports: Ports
     #: What has to be closed, the newest first.
     closing: ExitStack
@@ -200,6 +202,7 @@ def build(
         owner=owner_name(),
         by_itself=settings.recover_by_itself,
     )
+    forks = Forks(journal, artifacts, recovery.stored)
     return System(
         settings=settings,
         client=client,
@@ -209,8 +212,16 @@ def build(
         artifacts=artifacts,
         payloads=payloads,
         runner=runner,
-        door=Door(runner, ledger, settings, reopen=recovery.reopen, trusted=epoch.check),
+        door=Door(
+            runner,
+            ledger,
+            settings,
+            reopen=recovery.reopen,
+            trusted=epoch.check,
+            forks=forks,
+        ),
         epoch=epoch,
+        forks=forks,
         recovery=recovery,
         rescue=rescue,
         ports=ports,

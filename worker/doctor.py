@@ -28,7 +28,7 @@ from worker.spool.disk import DiskFolder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from worker.ports import Limiter
+    from worker.ports import Limiter, Waiting
     from worker.settings import Settings
 
 __all__ = ["Check", "clocks", "delivery", "examine", "preflight", "worker_checks"]
@@ -261,7 +261,8 @@ def _overdue(settings: Settings) -> Iterator[Check]:
 
     client = _client(settings.redis_url.get_secret_value())
     try:
-        rows = RedisJournal(client, prefix=settings.key_prefix).overdue()
+        journal = RedisJournal(client, prefix=settings.key_prefix)
+        rows, waiting = journal.overdue(), journal.waiting()
         server: Any = client.time()
     except (DiagnosisError, redis.RedisError) as exc:
         yield Check(name="due", state="fail", found=str(exc), cure="see `redis`")
@@ -278,6 +279,21 @@ def _overdue(settings: Settings) -> Iterator[Check]:
         if late
         else f"{len(rows)} rows, none late",
         cure="no worker sweeps: start one on any queue" if late else "",
+    )
+    yield _waiting(waiting, now_ms)
+
+
+def _waiting(waiting: Sequence[Waiting], now_ms: int) -> Check:
+    """Say who waits for money: that is nobody's fault, and somebody has to know."""
+    if not waiting:
+        return Check(name="money", state="ok", found="no session waits for it")
+    first = waiting[0]
+    waited_s = (now_ms - first.since_ms) // 1000
+    return Check(
+        name="money",
+        state="warn",
+        found=f"{len(waiting)} sessions wait for it, {first.session_id} the longest: {waited_s} s",
+        cure=f"`diagnosis status {first.session_id}` says which account; `diagnosis budget set`",
     )
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "NotYet",
     "RateLimited",
     "RequestInvalid",
+    "StillWaiting",
     "StudentFault",
     "TeacherFault",
     "Unavailable",
@@ -112,6 +113,18 @@ class RateLimited(DiagnosisError):
         self.why = why
 
 
+class StillWaiting(DiagnosisError):
+    """What a pause waits for is not there yet. Cure: none needed; it is looked at again.
+
+    Attributes:
+        left_ms: How much longer the session may wait.
+    """
+
+    def __init__(self, message: str, *, left_ms: int) -> None:
+        super().__init__(message, left_ms=left_ms)
+        self.left_ms = left_ms
+
+
 class Cancelled(DiagnosisError):
     """The session was cancelled while the step ran. Cure: stop; the session concludes by itself."""
 
@@ -123,13 +136,19 @@ class BudgetDenied(DiagnosisError):
         scope: The account that said no.
         free_nusd: What it had left, in nano-dollars.
         why: `cap`, `frozen`, `killed`, `closed` or `no_account`.
+        amount_nusd: What was asked for; 0 where it was to be sent, and not to be held.
     """
 
-    def __init__(self, message: str, *, scope: str, free_nusd: int, why: str) -> None:
-        super().__init__(message, scope=scope, free_nusd=free_nusd, why=why)
+    def __init__(
+        self, message: str, *, scope: str, free_nusd: int, why: str, amount_nusd: int = 0
+    ) -> None:
+        super().__init__(
+            message, scope=scope, free_nusd=free_nusd, why=why, amount_nusd=amount_nusd
+        )
         self.scope = scope
         self.free_nusd = free_nusd
         self.why = why
+        self.amount_nusd = amount_nusd
 
 
 class TeacherFault(DiagnosisError):

@@ -49,6 +49,7 @@ _TASKS = {
     "run": "diagnosis.student_run",
     "judge": "diagnosis.judge_run",
     "conclude": "diagnosis.conclude",
+    "resume": "diagnosis.drive",
     "deadline": "diagnosis.drive",
     DRIVE: "diagnosis.drive",
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from worker.core.checkpoints import FIRST_LIFE
 from worker.core.teaching import JudgeRequest, TeacherReply, TeacherRequest, Verdict
+from worker.core.waiting import Room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ __all__ = [
     "Note",
     "Record",
     "Register",
+    "Room",
     "Slice",
     "StepRow",
     "Student",
@@ -55,6 +57,8 @@ __all__ = [
     "Transition",
     "TransitionLog",
     "Verdict",
+    "Wait",
+    "Waiting",
 ]
 
 
@@ -85,12 +89,28 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """What a step waits for that stands for a session at rest."""
+
+    #: At the longest: then somebody is told of the step.
+    longest_ms: int
+    #: What all of `scopes` must have free before it is worth a look; 0 where money is not the matter.
+    needs_nusd: int = 0
+    scopes: tuple[str, ...] = ()
+    #: What was promised to others counts as spent (`Ledger.promise`).
+    escrow: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
     """A step that should be told to a worker: on which queue."""
 
     session_id: str
     step_id: str
     queue: str
+    #: None for a step that is due now. As long as one that waits is there, the session's time
+    #: stands still.
+    wait: Wait | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +233,19 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A step that waits for money."""
+
+    session_id: str
+    step_id: str
+    #: When it was announced: who came first goes first.
+    since_ms: int
+    needs_nusd: int
+    scopes: tuple[str, ...]
+    escrow: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A step that was given up; its failure is in the session's journal, which went on."""
 
@@ -294,8 +327,13 @@ class Journal(Protocol):
         """Give up a step that nobody wants any more; False where the lease was lost."""
         ...
 
-    def append(self, session_id: str, key: str, body: str) -> Committed:
-        """Put an outside event (a cancel) into the journal; the session must then be driven."""
+    def append(
+        self, session_id: str, key: str, body: str, *, expected_length: int | None = None
+    ) -> Committed:
+        """Put an outside event (a cancel) into the journal; the session must then be driven.
+
+        `moved`, and nothing changed, where the journal is not of that length.
+        """
         ...
 
     def drive(
@@ -304,8 +342,17 @@ class Journal(Protocol):
         """Make due exactly what `follow` says; `moved` where the journal is longer than expected.
 
         Steps that are due or under way already stay as they are; those that are not in `follow`
-        are taken back: ready ones go, leased ones are told to stop at their next beat.
+        are taken back: ready ones go, leased ones are told to stop at their next beat, and are
+        told no more where they are wanted again.
         """
+        ...
+
+    def wake(self, session_id: str, step_id: str) -> Announcement | None:
+        """Make a step that waits due now, and return it to be told; None where it does not wait."""
+        ...
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """Return all steps that wait for money, the longest first."""
         ...
 
     def sweep(self, *, limit: int) -> tuple[Announcement, ...]:
@@ -562,6 +609,25 @@ class Ledger(Protocol):
 
         Without a `request_id`, the one that was noted before stays.
         """
+        ...
+
+    def rooms(self, scopes: Sequence[str]) -> Mapping[str, Room]:
+        """Return what each account could still take."""
+        ...
+
+    def promise(self, session_id: str, amount_nusd: int, scopes: Sequence[str]) -> None:
+        """Promise a session that it may use so much (> 0) of `scopes`, of all of them or of none.
+
+        What is promised is set apart from other promises alone: reservations do not ask for it. It
+        shrinks by what the session has posted and held. A repeat does nothing.
+
+        Raises:
+            BudgetDenied: As `reserve` does; an account has less left beside what it promised others.
+        """
+        ...
+
+    def release(self, session_id: str, scopes: Sequence[str]) -> None:
+        """Forget what a session was promised. Idempotent."""
         ...
 
     def restore(self, entry: Entry, *, deadline_ms: int) -> bool:

@@ -17,8 +17,8 @@ from worker.checkpoints import given
 from worker.core import keys
 from worker.core.checkpoints import Delta, began_ms, join
 from worker.core.machine import fold
+from worker.core.policy import HOLD_GRACE_MS
 from worker.core.values import Usage
-from worker.door import HOLD_GRACE_MS
 from worker.errors import BadInput, Misconfigured, RequestInvalid
 from worker.ports import EntryState
 from worker.steps.conclude import read_result
@@ -65,8 +65,14 @@ class Stored:
     @property
     def left_ms(self) -> int:
         """What was left of the session's time: it stood still while the session was lost."""
-        used_ms = self.records[-1].at_ms - self.records[0].at_ms
+        used_ms = self.records[-1].at_ms - self.records[0].at_ms - _rested_ms(self.records)
         return max(self.session.spec.limits.max_duration_ms - used_ms, 0)
+
+    @property
+    def hold_ms(self) -> int:
+        """For how long the closing call's money is held again."""
+        rests_ms = self.session.spec.limits.max_pause_ms if self.session.paused else 0
+        return self.left_ms + HOLD_GRACE_MS + rests_ms
 
     @property
     def posted_nusd(self) -> int:
@@ -244,7 +250,7 @@ class Recovery:
         for account in stored.accounts:
             self._ledger.open_account(account.scope, account.cap_nusd)
         for entry in stored.entries:
-            self._ledger.restore(entry, deadline_ms=stored.left_ms + HOLD_GRACE_MS)
+            self._ledger.restore(entry, deadline_ms=stored.hold_ms)
         for account in stored.accounts:
             if account.frozen:
                 self._ledger.freeze(account.scope)
@@ -346,6 +352,19 @@ def _charged(entry: Entry, *, sent: bool) -> Entry:
 
 def _session_of(name: str) -> str:
     return keys.checkpointed(name)[0]
+
+
+def _rested_ms(records: Iterable[Record]) -> int:
+    """Return for how long a session stood still, as its journal says."""
+    rested_ms, since_ms, number, last_ms = 0, None, "", 0
+    for record in records:
+        kind, _, which = record.key.partition("/")
+        last_ms = record.at_ms
+        if kind == "pause":
+            since_ms, number = last_ms if since_ms is None else since_ms, which
+        elif kind == "resume" and since_ms is not None and which == number:
+            rested_ms, since_ms = rested_ms + last_ms - since_ms, None
+    return rested_ms if since_ms is None else rested_ms + last_ms - since_ms
 
 
 def _in_order(parts: Iterable[Checkpoint]) -> list[Checkpoint]:

@@ -15,11 +15,19 @@ import structlog
 
 from worker.core import policy
 from worker.core.checkpoints import is_boundary
-from worker.core.commands import Command, Conclude, queue_of, step_id_of
-from worker.core.events import CancelRequested, DeadlinePassed, SessionEnded, SessionOpened
+from worker.core.commands import AwaitResume, Command, Conclude, queue_of, step_id_of
+from worker.core.events import (
+    CancelRequested,
+    DeadlinePassed,
+    SessionEnded,
+    SessionOpened,
+    SessionPaused,
+    SessionResumed,
+)
 from worker.core.failures import failure_of
 from worker.core.machine import Session, apply, fold, is_crowded, least_under_way, wanted
-from worker.core.values import Phase, Stop
+from worker.core.values import Cause, Phase, Stop
+from worker.core.waiting import may_go
 from worker.errors import (
     BudgetDenied,
     Cancelled,
@@ -28,6 +36,8 @@ from worker.errors import (
     Misconfigured,
     NotYet,
     RateLimited,
+    RequestInvalid,
+    StillWaiting,
     StudentFault,
     TeacherFault,
     Unavailable,
@@ -35,13 +45,14 @@ from worker.errors import (
 )
 from worker.heart import Heart
 from worker.journal.keys import DRIVE
-from worker.ports import Announcement, Claim, Claimed, Commit
+from worker.ports import Announcement, Claim, Claimed, Commit, Wait, Waiting
 from worker.steps import perform
-from worker.steps.context import Step
-from worker.wire.journal import decode_all, encode
+from worker.steps.context import Step, closing_hold_id
+from worker.steps.funding import shared
+from worker.wire.journal import decode_all, encode, encode_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from worker.checkpoints import Checkpoints
     from worker.core.events import Event
@@ -118,6 +129,7 @@ class Runner:
         self._checkpoints = checkpoints
         self._spool = spool
         self._heart = heart or Heart(journal)
+        self._next_wake_s = 0.0
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -127,12 +139,27 @@ class Runner:
         Raises:
             Unavailable: The journal did not answer; nothing was started.
         """
-        event = SessionOpened(spec=spec)
-        session = fold([event])
+        return self.begin([SessionOpened(spec=spec)], labels)
+
+    def begin(self, events: Sequence[Event], labels: Mapping[str, str]) -> bool:
+        """Start a session that has a past: it waits for money, or comes from another one.
+
+        Args:
+            events: Its journal so far.
+            labels: What is shown of it without reading its journal.
+
+        Returns:
+            False where it exists already (then it is driven, to be sure).
+
+        Raises:
+            Unavailable: The journal did not answer; nothing was started.
+        """
+        session = fold(events)
+        spec = session.spec
         created = self._journal.create(
             spec.session_id,
-            [encode(event)],
-            _announcements(spec.session_id, wanted(session)),
+            encode_all(events),
+            _announcements(session, wanted(session)),
             deadline_ms=spec.limits.max_duration_ms,
             labels=labels,
         )
@@ -151,24 +178,129 @@ class Runner:
         self.drive(session_id)
         return True
 
+    def pause(self, session_id: str, reason: str) -> bool:
+        """Let a session stand still until it is resumed; False where it is unknown or has ended.
+
+        What is under way is finished; nothing else begins, and its time stands still.
+
+        Raises:
+            RequestInvalid: It has not started yet.
+            Unavailable: The journal did not answer, or moves on too fast; say it again.
+        """
+
+        def asked(session: Session) -> Event | None:
+            _check_started(session, "pause")
+            if session.paused is not None and session.paused.cause is Cause.ASKED:
+                return None
+            self._keep_closing_money(session)
+            return SessionPaused(number=session.pauses + 1, cause=Cause.ASKED, detail=reason)
+
+        return self._say(session_id, asked)
+
+    def resume(self, session_id: str, reason: str) -> bool:
+        """Let a session that stands still go on; False where it is unknown or has ended.
+
+        One that waits for money tries again, and waits again where it finds none.
+
+        Raises:
+            RequestInvalid: It has not started yet.
+            Unavailable: The journal did not answer, or moves on too fast; say it again.
+        """
+
+        def asked(session: Session) -> Event | None:
+            _check_started(session, "resume")
+            if session.paused is None:
+                return None
+            return SessionResumed(number=session.paused.number, detail=reason)
+
+        return self._say(session_id, asked)
+
+    def _say(self, session_id: str, asked: Callable[[Session], Event | None]) -> bool:
+        """Put what somebody asks for into the journal, as decided on all of it; then drive."""
+        for _ in range(DRIVES):
+            known = self._load(session_id)
+            if known is None or known.session.phase in {Phase.CONCLUDING, Phase.ENDED}:
+                return False
+            event = asked(known.session)
+            if event is None:
+                self.drive(session_id)
+                return True
+            key, body = encode(event)
+            said = self._journal.append(session_id, key, body, expected_length=known.length)
+            if said.status == "gone":
+                return False
+            if said.status == "ok":
+                self.drive(session_id)
+                self._checkpoint(session_id)
+                return True
+        raise Unavailable(f"session {session_id!r} moves on too fast: say it again")
+
+    def _keep_closing_money(self, session: Session) -> None:
+        """Keep the closing call's hold for as long as the session may stand still now."""
+        kept_ms = policy.closing_hold_ms(session.spec.limits, paused=True)
+        self._ports.ledger.extend(closing_hold_id(session.spec.session_id), kept_ms)
+
     def sweep(self, *, limit: int = 200) -> int:
-        """Tell what is overdue, settle and expire reservations; return how many steps were told."""
+        """Tell what is overdue, settle and expire reservations, wake who has money again.
+
+        Returns how many steps were told.
+        """
         overdue = self._journal.sweep(limit=limit)
         self._hints.tell(overdue)
         if self._spool is not None:
             # First: what it settles is not charged at its bound.
             self._spool.sweep(self._wants)
         self._ports.ledger.expire_overdue(limit=limit)
-        return len(overdue)
+        return len(overdue) + self.wake()
+
+    def goes_first(self, spec: SessionSpec) -> bool:
+        """Whether nobody waits before a new session for what it needs."""
+        waiting = self._journal.waiting()
+        if not waiting:
+            return True
+        new = Waiting(
+            session_id=spec.session_id,
+            step_id="",
+            since_ms=waiting[-1].since_ms + 1,
+            needs_nusd=spec.expected_cost_nusd,
+            scopes=shared(spec),
+            escrow=True,
+        )
+        everybody = (*waiting, new)
+        scopes = tuple(dict.fromkeys(scope for one in everybody for scope in one.scopes))
+        return new in may_go(everybody, self._ports.ledger.rooms(scopes))
+
+    def wake(self, *, every_ms: int = policy.WAKE_MS) -> int:
+        """Tell the steps that wait for money and may have it now; return how many.
+
+        Whoever takes one looks again: money that was seen here may be gone by then.
+        """
+        with self._lock:
+            now_s = self._heart.now_s()
+            if now_s < self._next_wake_s:
+                return 0
+            self._next_wake_s = now_s + every_ms / 1000
+        waiting = self._journal.waiting()
+        scopes = tuple(dict.fromkeys(scope for one in waiting for scope in one.scopes))
+        if not scopes:
+            return 0
+        going = may_go(waiting, self._ports.ledger.rooms(scopes))
+        woken = [self._journal.wake(one.session_id, one.step_id) for one in going]
+        told = [one for one in woken if one is not None]
+        self._hints.tell(told)
+        return len(told)
 
     def _wants(self, session_id: str, step_id: str) -> bool | None:
-        """Whether a session wants a step now; None where it is unknown, or not for us to read."""
+        """Whether a session wants a step now; None where nobody can say."""
         try:
             known = self._load(session_id)
         except (UnknownVersion, IllegalEvent):
             return None
         if known is None:
             return False if self.knows(session_id) else None
+        if known.session.paused is not None:
+            # What it wanted before it is likely to want again.
+            return None
         return step_id in known.steps
 
     def close(self) -> None:
@@ -193,7 +325,7 @@ class Runner:
             driven = self._journal.drive(
                 session_id,
                 expected_length=known.length,
-                follow=_announcements(session_id, known.steps.values()),
+                follow=_announcements(known.session, known.steps.values()),
             )
             self._hints.tell(driven.announced)
             if driven.status != "moved":
@@ -257,6 +389,9 @@ class Runner:
                     self._checkpoint_all(lease.session_id)
                 step.check()
                 event = self._perform_step(command, step)
+            except StillWaiting as exc:
+                self._wait(lease, exc.left_ms, str(exc))
+                return Worked(status="dropped", detail=str(exc))
             except Cancelled as exc:
                 if kept.told:
                     self._journal.release(lease)
@@ -272,6 +407,8 @@ class Runner:
     def _after_error(
         self, claim: Claim, lease: Lease, now: _Known, command: Command, exc: Exception
     ) -> Worked:
+        if isinstance(exc, BudgetDenied) and policy.pauses(now.session.spec, command, exc):
+            return self._pause_for_money(lease, now, exc)
         ours = policy.is_ours(exc)
         decision = policy.after_fault(
             policy.patience_for(command, exc),
@@ -286,6 +423,25 @@ class Runner:
             return Worked(status="retry", detail=reason)
         stop = Stop.BUDGET if isinstance(exc, BudgetDenied) else Stop.FAULT
         return self._fail(lease, now, command, reason, stop)
+
+    def _pause_for_money(self, lease: Lease, now: _Known, denied: BudgetDenied) -> Worked:
+        """Let the session stand still; the step is wanted again once it goes on."""
+        self._keep_closing_money(now.session)
+        event = SessionPaused(
+            number=now.session.pauses + 1,
+            cause=Cause.MONEY,
+            detail=str(denied),
+            needed_nusd=max(denied.amount_nusd, 1),
+            scope=denied.scope,
+        )
+        committed = self._journal.commit(
+            Commit(lease=lease, events=(encode(event),), expected_length=now.length)
+        )
+        self._hints.tell(committed.announced)
+        # What waits is announced by a drive alone: it has read the whole journal.
+        self.drive(lease.session_id)
+        self._checkpoint(lease.session_id)
+        return Worked(status="dropped", detail=f"paused: {denied}")
 
     def _fail(self, lease: Lease, now: _Known, command: Command, reason: str, stop: Stop) -> Worked:
         event = failure_of(command, reason, stop=stop)
@@ -319,7 +475,7 @@ class Runner:
                 lease=lease,
                 events=(encoded,),
                 expected_length=now.length,
-                follow=_announcements(lease.session_id, follow),
+                follow=_announcements(after.session, follow),
                 ends=isinstance(event, SessionEnded),
                 given_up=given_up,
                 least_open=least_under_way(after.session),
@@ -400,13 +556,44 @@ class Runner:
         return known
 
 
-def _announcements(session_id: str, commands: Iterable[Command]) -> tuple[Announcement, ...]:
+def _announcements(session: Session, commands: Iterable[Command]) -> tuple[Announcement, ...]:
     return tuple(
         Announcement(
-            session_id=session_id, step_id=step_id_of(command), queue=queue_of(command).value
+            session_id=session.spec.session_id,
+            step_id=step_id_of(command),
+            queue=queue_of(command).value,
+            wait=_wait_of(session) if isinstance(command, AwaitResume) else None,
         )
         for command in commands
     )
+
+
+def _wait_of(session: Session) -> Wait | None:
+    """Return what a session at rest waits for."""
+    pause = session.paused
+    if pause is None:
+        return None
+    escrow = pause.cause is Cause.FUNDS
+    return Wait(
+        longest_ms=session.spec.limits.max_pause_ms,
+        needs_nusd=pause.needed_nusd,
+        scopes=shared(session.spec) if escrow else session.spec.scopes,
+        escrow=escrow,
+    )
+
+
+def _check_started(session: Session, what: str) -> None:
+    """Let a session pass that has started.
+
+    Raises:
+        RequestInvalid: It waits for its start.
+    """
+    if session.paused is not None and session.paused.cause is Cause.FUNDS:
+        raise RequestInvalid(
+            f"session {session.spec.session_id!r} has not started, and there is nothing to {what}: "
+            "it starts by itself when its accounts can carry it (`diagnosis budget set`), or is "
+            "cancelled"
+        )
 
 
 def _hopeless(claim: Claim) -> str:

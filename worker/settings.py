@@ -241,6 +241,25 @@ class Settings(BaseSettings):
         description="Cap of a campaign that has no account yet; None refuses its sessions.",
     )
 
+    when_money_lacks: str = Field(
+        "conclude",
+        pattern="^(conclude|pause)$",
+        description="For requests that do not say: a paid call that finds too little money leads to "
+        "the closing call, or pauses the session until there is more.",
+    )
+    when_funds_lack: str = Field(
+        "start",
+        pattern="^(start|wait|refuse)$",
+        description="For requests that do not say: where the accounts cannot carry what a session is "
+        "expected to cost, it starts if they carry its closing call, waits, or is refused.",
+    )
+    expected_session_usd: float | None = Field(
+        None,
+        gt=0,
+        description="What nine of ten sessions cost, for `when_funds_lack`; None computes it from "
+        "each request's limits and the price table.",
+    )
+
     keep_ended_sessions_days: float = Field(
         7,
         ge=0,
@@ -322,7 +341,7 @@ class Settings(BaseSettings):
             _dollars(usd, f"{account_scope(scope)} ")
         return budgets
 
-    @field_validator("new_campaign_cap_usd")
+    @field_validator("new_campaign_cap_usd", "expected_session_usd")
     @classmethod
     def _check_cap(cls, usd: float | None) -> float | None:
         return None if usd is None else _dollars(usd)

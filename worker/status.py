@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from worker.core.machine import held_back
-from worker.core.values import Runner, RunOutcome
+from worker.core.prices import usd
+from worker.core.values import Cause, Runner, RunOutcome
 
 if TYPE_CHECKING:
     from worker.core.machine import Session
     from worker.ports import Journal, Ledger, StepRow
     from worker.runner import Runner as SessionRunner
 
-__all__ = ["Activity", "PrunedView", "SessionView", "StepView", "pruned_view", "view"]
+__all__ = ["Activity", "PauseView", "PrunedView", "SessionView", "StepView", "pruned_view", "view"]
 
 #: How many steps a view names; the count is exact.
 SHOWN_STEPS = 20
@@ -47,6 +48,35 @@ class Activity(BaseModel):
     cost_nusd: int
 
 
+class PauseView(BaseModel):
+    """Why a session stands still, and what would let it go on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: `money`, `asked` or `funds` (it has not started).
+    cause: str
+    since_ms: int
+    #: When it ends with what it has, if nothing comes.
+    until_ms: int
+    #: What was said when it began.
+    detail: str
+    needed_nusd: int
+    #: The tightest of its accounts now, and what that has free.
+    scope: str
+    free_nusd: int
+
+    @property
+    def words(self) -> str:
+        """One sentence: why, and what would let it go on."""
+        if self.cause == Cause.ASKED.value:
+            return f"paused: {self.detail}; `diagnosis resume` lets it go on"
+        what = "waiting to start" if self.cause == Cause.FUNDS.value else "paused"
+        return (
+            f"{what}: needs {usd(self.needed_nusd)}, and the tightest account {self.scope!r} has "
+            f"{usd(self.free_nusd)}; `diagnosis budget set` lets it go on"
+        )
+
+
 class SessionView(BaseModel):
     """A session at one instant."""
 
@@ -72,6 +102,14 @@ class SessionView(BaseModel):
     created_ms: int
     ended_ms: int | None
     artifacts_uri: str
+    #: None while it works.
+    paused: PauseView | None
+    #: The session that it began from; empty where it began with nothing.
+    forked_from: str
+    #: Up to which turn; None where all was taken over, or nothing.
+    forked_at_turn: int | None
+    #: What the part that it began with had cost that session.
+    inherited_nusd: int
     activity: tuple[Activity, ...]
     steps: tuple[StepView, ...]
     open_steps: int
@@ -127,7 +165,7 @@ def view(
     steps = journal.steps(session_id)
     student = [run for run in session.runs if run.runner is Runner.STUDENT]
     done = [run.record for run in student if run.record is not None]
-    limits = session.spec.limits
+    limits, forked = session.spec.limits, session.spec.forked
     return SessionView(
         session_id=session_id,
         phase=session.phase.value,
@@ -147,6 +185,10 @@ def view(
         created_ms=int(labels.get("created_ms", 0)),
         ended_ms=int(labels["ended_ms"]) if "ended_ms" in labels else None,
         artifacts_uri=session.ended.artifacts_uri if session.ended else "",
+        paused=_paused(session, journal, ledger),
+        forked_from=forked.session_id if forked else "",
+        forked_at_turn=forked.at_turn if forked else None,
+        inherited_nusd=forked.inherited_nusd if forked else 0,
         activity=_activity(session),
         steps=tuple(_step(row) for row in steps[:SHOWN_STEPS]),
         open_steps=len(steps),
@@ -158,6 +200,31 @@ def _reason(session: Session) -> str:
     if session.ended is not None:
         return session.ended.reason
     return session.stop_detail or (session.stop.value if session.stop else "")
+
+
+def _paused(session: Session, journal: Journal, ledger: Ledger) -> PauseView | None:
+    pause = session.paused
+    if pause is None:
+        return None
+    escrow = pause.cause is Cause.FUNDS
+    spec = session.spec
+    rooms = ledger.rooms(spec.scopes[:-1] if escrow else spec.scopes)
+    free = {
+        scope: max(room.free_nusd - (room.promised_nusd if escrow else 0), 0)
+        for scope, room in rooms.items()
+    }
+    tightest = min(free, key=lambda scope: free[scope])
+    records = journal.load(spec.session_id).records
+    since_ms = next(r.at_ms for r in records if r.key == f"pause/{pause.number}")
+    return PauseView(
+        cause=pause.cause.value,
+        since_ms=since_ms,
+        until_ms=since_ms + spec.limits.max_pause_ms,
+        detail=pause.detail,
+        needed_nusd=pause.needed_nusd,
+        scope=tightest,
+        free_nusd=free[tightest],
+    )
 
 
 def _activity(session: Session) -> tuple[Activity, ...]:

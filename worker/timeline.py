@@ -18,11 +18,14 @@ from worker.core.events import (
     CallExpanded,
     CancelRequested,
     DeadlinePassed,
+    PauseExpired,
     PreparationFailed,
     RunJudged,
     RunRecorded,
     SessionEnded,
     SessionOpened,
+    SessionPaused,
+    SessionResumed,
     TeacherReplied,
     TeacherStopped,
     key_of,
@@ -222,11 +225,11 @@ def _of_step(row: StepRow) -> Row:
     )
 
 
-def described(event: Event) -> str:  # noqa: C901, PLR0911 - a case an event
+def described(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912 - a case an event
     """Return an event in words."""
     match event:
         case SessionOpened():
-            return f"opened for student {event.spec.student!r}, cap {_cap(event)}"
+            return f"opened for student {event.spec.student!r}, cap {_cap(event)}{_origin(event)}"
         case BundlePrepared():
             return f"bundle ready: {event.traces} traces, {event.tasks} tasks"
         case PreparationFailed():
@@ -249,6 +252,12 @@ def described(event: Event) -> str:  # noqa: C901, PLR0911 - a case an event
             return "the time is up"
         case CancelRequested():
             return f"asked to stop: {event.reason}"
+        case SessionPaused():
+            return f"paused ({event.cause.value}): {event.detail}"
+        case SessionResumed():
+            return f"goes on: {event.detail}"
+        case PauseExpired():
+            return f"paused for too long: {event.detail}"
         case SessionEnded():
             return f"ended as {event.outcome}: {event.reason}"
     assert_never(event)
@@ -256,6 +265,16 @@ def described(event: Event) -> str:  # noqa: C901, PLR0911 - a case an event
 
 def _cap(event: SessionOpened) -> str:
     return usd(event.spec.limits.max_cost_nusd)
+
+
+def _origin(event: SessionOpened) -> str:
+    fork = event.spec.forked
+    if fork is None:
+        return ""
+    where = "all of it" if fork.at_turn is None else f"up to turn {fork.at_turn}"
+    left_out = f" without {', '.join(fork.without)}" if fork.without else ""
+    cost = usd(fork.inherited_nusd)
+    return f"; forked from {fork.session_id}, {where}{left_out}, which had cost {cost} there"
 
 
 def _run(event: RunRecorded) -> str:

@@ -9,13 +9,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from worker.core.commands import CallTool, Conclude, JudgeRun, Prepare, RunStudent, TakeTurn
+from worker.core.commands import (
+    AwaitResume,
+    CallTool,
+    Conclude,
+    JudgeRun,
+    Prepare,
+    RunStudent,
+    TakeTurn,
+)
 from worker.core.events import (
     BundlePrepared,
     CallExpanded,
     RunJudged,
     RunRecorded,
     SessionEnded,
+    SessionResumed,
     TeacherReplied,
 )
 from worker.core.values import Limits, Purpose, RunOutcome, RunSpec, SessionSpec, Text, ToolCall
@@ -65,7 +74,7 @@ class Noop:
         self._mark = mark
         self._done = done
 
-    def __call__(self, command: Command, step: Step) -> Event:
+    def __call__(self, command: Command, step: Step) -> Event:  # noqa: PLR0911 - one `return` a command
         """Return what a real step would have returned."""
         match command:
             case Prepare():
@@ -80,6 +89,8 @@ class Noop:
                 return self.run(command, step)
             case JudgeRun():
                 return _judged(command)
+            case AwaitResume():
+                return SessionResumed(number=command.number, detail="")
             case Conclude():
                 self._done(step.session_id)
                 return SessionEnded(

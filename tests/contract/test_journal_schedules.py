@@ -34,6 +34,7 @@ from worker.ports import (
     Record,
     Slice,
     StepRow,
+    Wait,
 )
 from worker.redis_connection import connect
 from worker.testing import ManualClock
@@ -115,7 +116,7 @@ class Schedule(RuleBasedStateMachine):
     @rule(
         target=leases,
         session_id=session_ids,
-        step_id=step_ids | st.sampled_from(["deadline", "drive"]),
+        step_id=step_ids | st.sampled_from(["deadline", "drive", "resume/1", "resume/2"]),
     )
     def claim(self, session_id: str, step_id: str) -> MultipleResults[Lease]:
         token = f"token-{next(self.numbers)}"
@@ -247,6 +248,35 @@ class Schedule(RuleBasedStateMachine):
             assert set(ready) <= set(follow)
         self.check_answer(driven, session_id)
 
+    @rule(
+        session_id=session_ids,
+        numbers=st.sets(st.integers(1, 2), min_size=1),
+        longest_ms=st.sampled_from([1_000, LONGEST_GRACE_MS]),
+    )
+    def rest(self, session_id: str, numbers: set[int], longest_ms: int) -> None:
+        """What waits is told to nobody, and the session's time stands still."""
+        wait = Wait(longest_ms=longest_ms, needs_nusd=5, scopes=("fleet",))
+        follow = [
+            Announcement(
+                session_id=session_id, step_id=f"resume/{number}", queue="control", wait=wait
+            )
+            for number in sorted(numbers)
+        ]
+
+        driven = self.call(
+            lambda journal: journal.drive(
+                session_id, expected_length=len(self.records[session_id]), follow=follow
+            )
+        )
+
+        assert driven.announced == ()
+
+    @rule(session_id=session_ids, step_id=step_ids | st.sampled_from(["resume/1", "resume/2"]))
+    def wake(self, session_id: str, step_id: str) -> None:
+        woken = self.call(lambda journal: journal.wake(session_id, step_id))
+
+        assert woken is None or step_id.startswith("resume/")
+
     @rule(session_id=session_ids)
     def prune(self, session_id: str) -> None:
         """Only what has ended goes; everybody else sees nothing of it."""
@@ -306,12 +336,27 @@ class Schedule(RuleBasedStateMachine):
     @invariant()
     def what_must_hold(self) -> None:
         now = self.call(lambda journal: seen(journal, *SESSIONS))
+        waiting = self.call(lambda journal: journal.waiting())
+        open_steps = {
+            (n, row.step_id) for n, s in zip(SESSIONS, now.steps, strict=True) for row in s
+        }
+        assert {(one.session_id, one.step_id) for one in waiting} == {
+            place for place in open_steps if place[1].startswith("resume/")
+        }
+        resting = {one.session_id for one in waiting}
+        assert (
+            not resting & {n for n, step_id, _ in now.due if step_id == "deadline"} - self.at_it()
+        )
         due = {(session_id, step_id): at for session_id, step_id, at in now.due}
         shown = zip(SESSIONS, now.journals, now.steps, now.labels, strict=True)
         for session_id, journal, steps, labels in shown:
             self.check_journal(session_id, journal)
             named = {step_id: at for (name, step_id), at in due.items() if name == session_id}
             self.check_due(steps, named, length=journal.length, status=labels.get("status"))
+
+    def at_it(self) -> set[str]:
+        """Return the sessions whose deadline somebody has claimed: its lease is due by itself."""
+        return {name for name, step_id in self.holders if step_id == "deadline"}
 
     def check_journal(self, session_id: str, journal: Slice) -> None:
         """A journal only grows, and holds each key once."""

@@ -15,6 +15,7 @@ import click
 from worker.cli.costs import costs
 from worker.cli.demo import demo
 from worker.cli.enqueue import enqueue
+from worker.cli.fork import fork
 from worker.cli.history import explain, replay_session
 from worker.cli.keeping import dead_letters, prune_sessions
 from worker.cli.limits import limits
@@ -22,7 +23,7 @@ from worker.cli.operate import budget, doctor, worker
 from worker.cli.output import exit_code_of, fail
 from worker.cli.reconcile import reconcile
 from worker.cli.recover import recover
-from worker.cli.session import cancel, result, status, watch
+from worker.cli.session import cancel, pause, result, resume, status, watch
 from worker.errors import DiagnosisError
 from worker.telemetry.logs import configure_logs
 
@@ -66,6 +67,9 @@ for command in (
     watch,
     result,
     cancel,
+    pause,
+    resume,
+    fork,
     explain,
     replay_session,
     dead_letters,

@@ -66,6 +66,17 @@ _NOT_YET = f"s3://not-packed-yet/bundles/{'0' * 64}.tar.gz"
 @click.option("--max-duration-s", type=int, help="Seconds until the exploration ends.")
 @click.option("--max-parallel-calls", type=int, help="Tool calls of a turn at once.")
 @click.option("--max-parallel-runs", type=int, help="Student runs at once.")
+@click.option("--max-pause-s", type=int, help="Seconds for which it may stand still at a stretch.")
+@click.option(
+    "--when-money-lacks",
+    type=click.Choice(["conclude", "pause"]),
+    help="What a paid call without room leads to; default: the workers' setting.",
+)
+@click.option(
+    "--when-funds-lack",
+    type=click.Choice(["start", "wait", "refuse"]),
+    help="Where its expected cost has no room; default: the workers' setting.",
+)
 @click.option("--reveal-references", is_flag=True, help="Show reference answers to the teacher.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def enqueue(

@@ -10,8 +10,10 @@ import click
 from rich.table import Table
 
 from worker.cli.connection import connected
+from worker.cli.fork import fork_request, send
 from worker.cli.output import NOT_FOUND, Amount, console, fail, said
 from worker.clock import SystemClock
+from worker.core.forking import last_turn, turn_before
 from worker.retention import DAY_MS, prune
 from worker.settings import load_settings
 
@@ -25,8 +27,8 @@ def dead_letters(context: click.Context, as_json: bool) -> None:  # noqa: FBT001
     """List the steps that were given up: they failed for good, or killed their workers.
 
     The newest 1,000 are kept. The failure of such a step is in its session's journal, and the
-    session has gone on from there: it cannot be tried again by itself. To have the whole session
-    once more, `diagnosis enqueue` it under a new id.
+    session has gone on from there, so it cannot be tried again within it: `retry` begins a new
+    session that has everything up to there, and does the step again.
     """
     if context.invoked_subcommand is not None:
         return
@@ -56,6 +58,39 @@ def discard(number: int | None, everything: bool) -> None:  # noqa: FBT001 - cli
     if number is not None and not gone:
         fail(f"there is no dead letter {number}", code=NOT_FOUND)
     console.print(f"{gone} discarded")
+
+
+@dead_letters.command()
+@click.argument("number", type=click.IntRange(min=1))
+@click.option("--session-id", "child_id", help="Of the new session; default: made from both.")
+@click.option("--json", "as_json", is_flag=True, help="The request as one JSON object.")
+def retry(number: int, child_id: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """Do the step of dead letter NUMBER again, in a new session; exit 5 where there is no such letter.
+
+    The session it belongs to went on from its failure and is left as it is. The new one takes over
+    its journal and leaves the failure out: of a call, a run or a judgement that step alone is done
+    again and its turn is not paid again; of a turn that turn; of `prepare` everything, of the closing
+    call it and what follows; of `conclude` nothing else. The letter stays until it is discarded.
+    """
+    with connected() as system:
+        letters = {one.number: one for one in system.journal.dead_letters()}
+        letter = letters.get(number)
+        if letter is None:
+            fail(f"there is no dead letter {number}", code=NOT_FOUND)
+        past = system.forks.past(letter.session_id)
+        at_turn, without = turn_before(letter.step_id, last_turn(past))
+        request = fork_request(past, letter.session_id, at_turn, without, child_id=child_id)
+        send(system, request)
+    if as_json:
+        click.echo(request.model_dump_json(exclude_none=True))
+        return
+    console.print(
+        said(
+            f"enqueued {request.session_id}, a fork of {letter.session_id}, which does "
+            f"{letter.step_id} again  (diagnosis watch {request.session_id}); the letter stays until "
+            f"`diagnosis dead-letters discard {number}`"
+        )
+    )
 
 
 @click.command(name="prune")

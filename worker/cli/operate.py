@@ -17,6 +17,7 @@ from worker.cli.connection import connected
 from worker.cli.output import NOT_FOUND, Amount, console, dollars, fail, said
 from worker.core.commands import Queue
 from worker.errors import DiagnosisError, Misconfigured
+from worker.ledger.keys import is_session, valid_scope
 from worker.settings import MOST_USD, account_scope, load_settings
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def _table(found: list[checks.Check]) -> Table:
 
 def _scope(context: click.Context, parameter: click.Parameter, scope: str) -> str:
     del context, parameter
+    if is_session(scope):
+        return valid_scope(scope)
     try:
         return account_scope(scope)
     except ValueError as exc:
@@ -152,11 +155,15 @@ def list_accounts(as_json: bool) -> None:  # noqa: FBT001 - click's way
 @click.argument("scope", callback=_scope)
 @click.argument("usd", type=Amount(MOST_USD))
 def set_cap(scope: str, usd: float) -> None:
-    """Set the cap of SCOPE (fleet, tenant:NAME or campaign:NAME) to USD; made where missing."""
+    """Set the cap of SCOPE (fleet, tenant:NAME or campaign:NAME) to USD; made where missing.
+
+    Sessions that wait for money look at once. SCOPE may be session:ID too, where there is one.
+    """
     cap_nusd = round(usd * 1_000_000_000)
     with connected() as system:
-        if not system.ledger.open_account(scope, cap_nusd):
+        if is_session(scope) or not system.ledger.open_account(scope, cap_nusd):
             system.ledger.set_cap(scope, cap_nusd)
+        system.runner.wake(every_ms=0)
         account = system.ledger.account(scope)
         _store_accounts(system)
     if account is None:

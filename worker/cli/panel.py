@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from worker.status import SessionView
     from worker.wire.result import DiagnoseResult
 
-__all__ = ["clusters_table", "session_panel"]
+__all__ = ["clusters_table", "session_panel", "standing"]
 
 _COLOURS = {"concluded": "green", "inconclusive": "yellow", "cancelled": "yellow", "failed": "red"}
 #: How many turns are shown; the newest ones.
@@ -38,9 +38,16 @@ def session_panel(seen: SessionView, now_ms: int) -> RenderableType:
     grid.add_column()
     for name, value in _rows(seen, now_ms):
         grid.add_row(name, value)
-    colour = _COLOURS.get(seen.outcome or "", "blue")
-    title = said(f"{seen.session_id} · {seen.outcome or seen.phase}")
+    colour = "yellow" if seen.paused else _COLOURS.get(seen.outcome or "", "blue")
+    title = said(f"{seen.session_id} · {standing(seen)}")
     return Panel(Group(grid, _turns(seen)), title=title, border_style=colour, title_align="left")
+
+
+def standing(seen: SessionView) -> str:
+    """Return in a word or two where a session stands."""
+    if seen.paused is None:
+        return seen.outcome or seen.phase
+    return "waiting to start" if seen.paused.cause == "funds" else f"paused while {seen.phase}"
 
 
 def _rows(seen: SessionView, now_ms: int) -> Iterable[tuple[str, RenderableType]]:
@@ -55,6 +62,13 @@ def _rows(seen: SessionView, now_ms: int) -> Iterable[tuple[str, RenderableType]
         yield "teacher runs", str(seen.teacher_runs)
     held = f" (+ {dollars(seen.held_nusd)} held)" if seen.held_nusd else ""
     yield "cost", f"{dollars(seen.cost_nusd)} of {dollars(seen.cap_nusd)}{held}"
+    if seen.forked_from:
+        turn = "all" if seen.forked_at_turn is None else f"turn {seen.forked_at_turn}"
+        inherited = dollars(seen.inherited_nusd)
+        yield "forked", said(f"from {seen.forked_from}, {turn}; that part cost {inherited} there")
+    if seen.paused:
+        left_s = max(seen.paused.until_ms - now_ms, 0) // 1000
+        yield "stands still", said(f"{seen.paused.words}; for {left_s} s at most")
     if seen.reason:
         yield "reason", said(seen.reason)
     failing = [step for step in seen.steps if step.last_error]

@@ -1,4 +1,4 @@
-"""Commands about one session: status, watch, result, cancel."""
+"""Commands about one session: status, watch, result, cancel, pause, resume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.cli.output import (
     said,
     say_json,
 )
-from worker.cli.panel import clusters_table, session_panel
+from worker.cli.panel import clusters_table, session_panel, standing
 from worker.client import Client
 from worker.clock import SystemClock
 from worker.errors import IllegalEvent, UnknownVersion
@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     from worker.status import SessionView
     from worker.wire.result import DiagnoseResult
 
-__all__ = ["cancel", "follow", "result", "show_result", "status", "watch"]
+__all__ = [
+    "cancel",
+    "follow",
+    "pause",
+    "result",
+    "resume",
+    "show_result",
+    "status",
+    "watch",
+]
 
 #: How often a watched session is read.
 LOOK_EVERY_S = 0.4
@@ -117,6 +126,41 @@ def cancel(session_id: str, reason: str) -> None:
     console.print(f"{session_id} is told to stop; its artifacts follow.")
 
 
+@click.command()
+@click.argument("session_id", type=SESSION_ID)
+@click.option(
+    "--reason",
+    default="asked for on the command line",
+    show_default=True,
+    help="Shown until it is resumed.",
+)
+def pause(session_id: str, reason: str) -> None:
+    """Let SESSION_ID stand still until `resume`: what is under way is finished, nothing else begins.
+
+    Its time limit stands still too. After `limits.max_pause_s` it ends with what it has.
+    """
+    with connected() as system:
+        if not system.runner.pause(session_id, plain(reason)[:MOST_REASON_CHARS]):
+            fail(f"session {session_id!r} is unknown or has ended", code=NOT_FOUND)
+    console.print(f"{session_id} stands still; `diagnosis resume {session_id}` lets it go on.")
+
+
+@click.command()
+@click.argument("session_id", type=SESSION_ID)
+@click.option(
+    "--reason",
+    default="asked for on the command line",
+    show_default=True,
+    help="Stands in the journal.",
+)
+def resume(session_id: str, reason: str) -> None:
+    """Let SESSION_ID go on. One that waits for money tries again, and waits again without it."""
+    with connected() as system:
+        if not system.runner.resume(session_id, plain(reason)[:MOST_REASON_CHARS]):
+            fail(f"session {session_id!r} is unknown or has ended", code=NOT_FOUND)
+    console.print(f"{session_id} goes on.")
+
+
 def follow(system: System, session_id: str, *, wait_s: float) -> str:
     """Show a session live until it ends; return its outcome."""
     tick = threading.Event()
@@ -183,8 +227,9 @@ def _list_sessions(system: System, *, as_json: bool) -> None:
         if as_json:
             click.echo(seen.model_dump_json())
         else:
-            line = Text(f"{seen.session_id}  {seen.outcome or seen.phase}  ")
-            console.print(line + said(seen.reason[:80]), soft_wrap=True)
+            words = seen.paused.words if seen.paused else seen.reason[:80]
+            line = Text(f"{seen.session_id}  {standing(seen)}  ")
+            console.print(line + said(words), soft_wrap=True)
     if not session_ids and not as_json:
         console.print("There is no session yet: `diagnosis enqueue --home DIR` makes one.")
 

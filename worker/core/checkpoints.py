@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from worker.core.commands import Conclude, TakeTurn
-from worker.core.events import BundlePrepared, SessionEnded, TeacherReplied
+from worker.core.events import BundlePrepared, SessionEnded, SessionResumed, TeacherReplied
 from worker.core.keys import valid_life
 from worker.errors import DiagnosisError
 
@@ -39,7 +39,7 @@ __all__ = [
 T = TypeVar("T")
 
 #: Committing one of these is worth a delta, whatever follows.
-_BOUNDARIES = (BundlePrepared, TeacherReplied, SessionEnded)
+_BOUNDARIES = (BundlePrepared, TeacherReplied, SessionResumed, SessionEnded)
 
 
 class CheckpointsDamaged(DiagnosisError):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PAID_TOOLS",
+    "AwaitResume",
     "CallTool",
     "Command",
     "Conclude",
@@ -93,7 +94,15 @@ class Conclude:
     """Check the claims, write the artifacts, end the session."""
 
 
-Command = Prepare | TakeTurn | CallTool | RunStudent | JudgeRun | Conclude
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitResume:
+    """See whether a pause is over: when somebody says that it may be, and at its longest time."""
+
+    #: Of the pause.
+    number: int
+
+
+Command = Prepare | TakeTurn | CallTool | RunStudent | JudgeRun | AwaitResume | Conclude
 
 
 def step_id_of(command: Command) -> str:
@@ -109,6 +118,8 @@ def step_id_of(command: Command) -> str:
             return f"run/{command.turn}.{command.index}.{command.ordinal}"
         case JudgeRun():
             return f"judge/{command.turn}.{command.index}.{command.ordinal}"
+        case AwaitResume():
+            return f"resume/{command.number}"
         case Conclude():
             return "conclude"
     assert_never(command)
@@ -125,6 +136,8 @@ def queue_of(command: Command) -> Queue:
             return Queue.TEACHER
         case RunStudent():
             return Queue.STUDENT
+        case AwaitResume():
+            return Queue.CONTROL
         case Conclude():
             return Queue.ARTIFACTS
     assert_never(command)

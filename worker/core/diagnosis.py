@@ -133,6 +133,7 @@ def _summary(found: Findings) -> str:
     lines = {
         "Outcome": f"**{found.outcome.value}**. {_plain(found.reason)}",
         "Cost": _cost_line(found),
+        **_origin(session),
         f"Student {_code(session.spec.student)}": _runs_line(student, "failed", student.failures),
         f"Teacher {_code(session.spec.teacher_model)}": _runs_line(
             teacher, "passed", teacher.successes
@@ -158,6 +159,19 @@ def _cache_line(session: Session) -> dict[str, str]:
         if use.missed_tokens
     ][:MAX_NAMED_MISSES]
     return {"Prompt cache": line + (f"; missed in {', '.join(missed)}" if missed else "")}
+
+
+def _origin(session: Session) -> dict[str, str]:
+    """Return where the session comes from, where it began with a part of another one."""
+    fork = session.spec.forked
+    if fork is None:
+        return {}
+    turns = "all of its turns" if fork.at_turn is None else f"its turns up to {fork.at_turn}"
+    cost = _dollars(fork.inherited_nusd)
+    line = (
+        f"from {_code(fork.session_id)}, {turns}; they had cost {cost} there, not paid again here"
+    )
+    return {"Forked": line}
 
 
 def _cost_line(found: Findings) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from worker.core.values import (
+    Cause,
     Ending,
     Payload,
     Purpose,
@@ -29,11 +30,14 @@ __all__ = [
     "CancelRequested",
     "DeadlinePassed",
     "Event",
+    "PauseExpired",
     "PreparationFailed",
     "RunJudged",
     "RunRecorded",
     "SessionEnded",
     "SessionOpened",
+    "SessionPaused",
+    "SessionResumed",
     "TeacherReplied",
     "TeacherStopped",
 ]
@@ -178,6 +182,41 @@ class CancelRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPaused:
+    """The session stands still: what is under way is finished, nothing else begins.
+
+    A later pause takes the place of one that stands.
+    """
+
+    #: 1, 2, … within the session.
+    number: int
+    cause: Cause
+    detail: str
+    #: What its accounts must have free before it goes on; 0 where money is not the matter.
+    needed_nusd: int = 0
+    #: The account that had less; empty where money is not the matter.
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionResumed:
+    """What a pause waited for is there: the session goes on from where it stood."""
+
+    #: Of the pause; one that does not stand any more is not resumed.
+    number: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseExpired:
+    """Nobody brought what a pause waited for: the session ends as at a limit."""
+
+    #: Of the pause.
+    number: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionEnded:
     """The manifest is written: nothing happens any more. Always the last event."""
 
@@ -203,6 +242,9 @@ Event = (
     | RunJudged
     | DeadlinePassed
     | CancelRequested
+    | SessionPaused
+    | SessionResumed
+    | PauseExpired
     | SessionEnded
 )
 
@@ -232,6 +274,10 @@ def key_of(event: Event) -> str:
             return "deadline"
         case CancelRequested():
             return "cancel"
+        case SessionPaused():
+            return f"pause/{event.number}"
+        case SessionResumed() | PauseExpired():
+            return f"resume/{event.number}"
         case SessionEnded():
             return "conclude"
 

@@ -332,6 +332,7 @@ def conclude_outcome(session: Session, checked: Sequence[CheckedCluster]) -> tup
     """Return how the session ended, and the reason as a sentence for a person.
 
     * cancelled: somebody asked for it.
+    * inconclusive: it waited for its start until it was too late; nothing was spent.
     * failed: the bundle could not be used; or the teacher failed before anything was known.
     * concluded: a cluster has measured failures of the student; or the teacher found nothing wrong,
       and the student passed every measured run, on `MIN_TASKS` tasks or all that there are.
@@ -346,6 +347,8 @@ def _outcome(session: Session, checked: Sequence[CheckedCluster]) -> tuple[Outco
     """Return the outcome and what is known; the reason adds why the exploration ended."""
     if session.stop is Stop.CANCELLED:
         return Outcome.CANCELLED, _progress(session)
+    if session.stop is Stop.FUNDS and session.prepared is None:
+        return Outcome.INCONCLUSIVE, ""
     if session.prepared is None or session.stop in {None, Stop.NOT_PREPARED}:
         return Outcome.FAILED, ""
     if found := _finding(session, checked):
@@ -451,6 +454,10 @@ def why_it_stopped(session: Session) -> str:
             return _with_detail("the session was cancelled", session.stop_detail)
         case Stop.NOT_PREPARED:
             return _with_detail("the bundle could not be used", session.stop_detail)
+        case Stop.PAUSED:
+            return _with_detail("the session was paused and nobody resumed it", session.stop_detail)
+        case Stop.FUNDS:
+            return _with_detail("the session never started", session.stop_detail)
         case None:
             return f"the session was ended while it was {session.phase.value}"
     assert_never(session.stop)

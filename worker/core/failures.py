@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from worker.core.commands import (
+    AwaitResume,
     CallTool,
     Command,
     Conclude,
@@ -20,6 +21,7 @@ from worker.core.commands import (
 from worker.core.events import (
     CallAnswered,
     Event,
+    PauseExpired,
     PreparationFailed,
     RunJudged,
     RunRecorded,
@@ -71,6 +73,8 @@ def failure_of(command: Command, reason: str, *, stop: Stop = Stop.FAULT) -> Eve
                 passed=None,
                 why=reason,
             )
+        case AwaitResume():
+            return PauseExpired(number=command.number, detail=reason)
         case Conclude():
             return None
     assert_never(command)

@@ -14,6 +14,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, assert_never
 
 from worker.core.commands import (
+    AwaitResume,
     CallTool,
     Command,
     Conclude,
@@ -29,16 +30,20 @@ from worker.core.events import (
     CancelRequested,
     DeadlinePassed,
     Event,
+    PauseExpired,
     PreparationFailed,
     RunJudged,
     RunRecorded,
     SessionEnded,
     SessionOpened,
+    SessionPaused,
+    SessionResumed,
     TeacherReplied,
     TeacherStopped,
     key_of,
 )
 from worker.core.values import (
+    Cause,
     Ending,
     Phase,
     Purpose,
@@ -85,6 +90,9 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], frozenset[Phase]]] = {
         PreparationFailed: _CONCLUDING,
         DeadlinePassed: _CONCLUDING,
         CancelRequested: _CONCLUDING,
+        SessionPaused: _PREPARING,
+        SessionResumed: _PREPARING,
+        PauseExpired: frozenset({Phase.PREPARING, Phase.CONCLUDING}),
     },
     Phase.EXPLORING: {
         TeacherReplied: _ONWARD | {Phase.EXTRACTING},
@@ -95,6 +103,9 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], frozenset[Phase]]] = {
         RunJudged: _ONWARD,
         DeadlinePassed: frozenset({Phase.CLOSING}),
         CancelRequested: _CONCLUDING,
+        SessionPaused: _EXPLORING,
+        SessionResumed: _EXPLORING,
+        PauseExpired: frozenset({Phase.EXPLORING, Phase.CLOSING}),
     },
     Phase.CLOSING: {
         TeacherReplied: frozenset({Phase.CLOSING, Phase.EXTRACTING, Phase.CONCLUDING}),
@@ -105,6 +116,9 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], frozenset[Phase]]] = {
         RunJudged: frozenset({Phase.CLOSING}),
         DeadlinePassed: frozenset({Phase.CLOSING}),
         CancelRequested: _CONCLUDING,
+        SessionPaused: frozenset({Phase.CLOSING}),
+        SessionResumed: frozenset({Phase.CLOSING}),
+        PauseExpired: frozenset({Phase.CLOSING}),
     },
     Phase.EXTRACTING: {
         TeacherReplied: frozenset({Phase.EXTRACTING, Phase.CONCLUDING}),
@@ -115,6 +129,9 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], frozenset[Phase]]] = {
         RunJudged: frozenset({Phase.EXTRACTING}),
         DeadlinePassed: frozenset({Phase.EXTRACTING}),
         CancelRequested: _CONCLUDING,
+        SessionPaused: frozenset({Phase.EXTRACTING}),
+        SessionResumed: frozenset({Phase.EXTRACTING}),
+        PauseExpired: frozenset({Phase.EXTRACTING}),
     },
     Phase.CONCLUDING: {
         BundlePrepared: _CONCLUDING,
@@ -127,6 +144,9 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], frozenset[Phase]]] = {
         RunJudged: _CONCLUDING,
         DeadlinePassed: _CONCLUDING,
         CancelRequested: _CONCLUDING,
+        SessionPaused: _CONCLUDING,
+        SessionResumed: _CONCLUDING,
+        PauseExpired: _CONCLUDING,
         SessionEnded: frozenset({Phase.ENDED}),
     },
     Phase.ENDED: {},
@@ -233,10 +253,22 @@ class Session:
     stop_detail: str = ""
     #: Calls that failed for good, as said by the step: shown in the report.
     faults: tuple[str, ...] = ()
+    #: The pause that was not ended by its own resume; `paused` says whether it stands.
+    pause: SessionPaused | None = None
+    #: How many pauses there were.
+    pauses: int = 0
     ended: SessionEnded | None = None
     #: Tool calls made, and student runs asked for, so far.
     tool_calls: int = field(default=0)
     student_runs: int = field(default=0)
+
+    @property
+    def paused(self) -> SessionPaused | None:
+        """The pause that stands; None while the session works.
+
+        A session that has nothing left to do but to write its artifacts does not wait with that.
+        """
+        return None if self.phase in {Phase.CONCLUDING, Phase.ENDED} else self.pause
 
     @property
     def calls(self) -> Iterable[Call]:
@@ -296,6 +328,8 @@ def wanted(session: Session) -> tuple[Command, ...]:
     It is level-triggered: asking twice, or after a crash, returns the same steps until their events
     are in the journal.
     """
+    if session.paused is not None:
+        return (AwaitResume(number=session.paused.number),)
     match session.phase:
         case Phase.PREPARING:
             return (Prepare(),)
@@ -345,6 +379,10 @@ def _take(session: Session, event: Event) -> Session:
             return _deadline(session)
         case CancelRequested():
             return _conclude(session, Stop.CANCELLED, event.reason)
+        case SessionPaused():
+            return _paused(session, event)
+        case SessionResumed() | PauseExpired():
+            return _unpaused(session, event)
         case SessionEnded():
             return replace(session, ended=event, phase=Phase.ENDED)
     assert_never(event)
@@ -368,7 +406,7 @@ def _move_on(session: Session) -> Session:
 
 def held_back(session: Session) -> int:
     """Return how many steps wait only for the session's own widths; 0 where none is reached."""
-    if session.phase is not Phase.EXPLORING:
+    if session.phase is not Phase.EXPLORING or session.paused is not None:
         return 0
     return len(_open_steps(session)) - len(_wanted_exploring(session))
 
@@ -379,7 +417,8 @@ def is_crowded(session: Session) -> bool:
     Then a commit announces all that is wanted, and not only what it added: a step that two committers
     missed, each on a fold that lacked the other's event, would wait for the turn's end.
     """
-    if session.phase is not Phase.EXPLORING or not session.turns:
+    rests = session.paused is not None
+    if session.phase is not Phase.EXPLORING or not session.turns or rests:
         return False
     limits = session.spec.limits
     calls = session.turns[-1].calls
@@ -394,7 +433,7 @@ def least_under_way(session: Session) -> int:
     may begin now neither they nor this fold can tell. A quarter may stay unused until somebody asks
     again: asking after every step would cost more than it brings.
     """
-    if session.phase is not Phase.EXPLORING:
+    if session.phase is not Phase.EXPLORING or session.paused is not None:
         return 0
     most = len(_wanted_exploring(session)) if is_crowded(session) else 0
     width = session.spec.limits.max_parallel_runs
@@ -485,6 +524,39 @@ def _deadline(session: Session) -> Session:
             return _close(session, Stop.TIME, f"{session.spec.limits.max_duration_ms} ms")
         case Phase.CLOSING | Phase.EXTRACTING | Phase.CONCLUDING | Phase.ENDED:
             return session
+
+
+def _paused(session: Session, event: SessionPaused) -> Session:
+    if event.number != session.pauses + 1:
+        raise _never_asked(event)
+    return replace(session, pause=event, pauses=event.number)
+
+
+def _unpaused(session: Session, event: SessionResumed | PauseExpired) -> Session:
+    """End the pause that the event names; where another took its place, nothing changes."""
+    if not 1 <= event.number <= session.pauses:
+        raise _never_asked(event)
+    pause = session.paused
+    if pause is None or pause.number != event.number:
+        return session
+    after = replace(session, pause=None)
+    if isinstance(event, SessionResumed):
+        return after
+    match session.phase:
+        case Phase.PREPARING:
+            return _conclude(after, _STOPS[pause.cause], event.detail)
+        case Phase.EXPLORING:
+            return _close(after, _STOPS[pause.cause], event.detail)
+        case Phase.CLOSING | Phase.EXTRACTING | Phase.CONCLUDING | Phase.ENDED:
+            return after
+
+
+#: What ended the exploration when nobody brought what a pause waited for.
+_STOPS: Mapping[Cause, Stop] = {
+    Cause.MONEY: Stop.BUDGET,
+    Cause.ASKED: Stop.PAUSED,
+    Cause.FUNDS: Stop.FUNDS,
+}
 
 
 def _check_turn(session: Session, event: TeacherReplied | TeacherStopped) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from worker.core.commands import (
+    AwaitResume,
     CallTool,
     Command,
     Conclude,
@@ -17,12 +18,31 @@ from worker.core.commands import (
     RunStudent,
     TakeTurn,
 )
-from worker.errors import DiagnosisError, Misconfigured, NotYet, RateLimited, Unavailable
+from worker.core.values import Purpose
+from worker.errors import (
+    BudgetDenied,
+    DiagnosisError,
+    Misconfigured,
+    NotYet,
+    RateLimited,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GiveUp", "Patience", "TryAgain", "after_fault", "is_ours", "patience_for"]
+    from worker.core.values import Limits, SessionSpec
+
+__all__ = [
+    "GiveUp",
+    "Patience",
+    "TryAgain",
+    "after_fault",
+    "closing_hold_ms",
+    "is_ours",
+    "patience_for",
+    "pauses",
+]
 
 #: How long a claim lives without a beat. A dead worker's step is free again after this long; a live
 #: worker that stalls longer loses its step. Four beats fit in.
@@ -38,6 +58,10 @@ SWEEP_MS = 400
 POISON_DEATHS = 3
 #: How long `conclude` waits for a step that was told to stop.
 CONCLUDE_WAIT_MS = 300
+#: The closing call's hold outlives the time that a session has by this much, for queues and retries.
+HOLD_GRACE_MS = 1_800_000
+#: How often a worker looks whether sessions that wait for money can go on.
+WAKE_MS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +119,7 @@ def patience_for(command: Command, fault: Exception) -> Patience:
             return _PAID
         case RunStudent():
             return _STUDENT
-        case Prepare() | Conclude():
+        case Prepare() | AwaitResume() | Conclude():
             return _OURS
     assert_never(command)
 
@@ -106,6 +130,23 @@ def is_ours(fault: Exception) -> bool:
     So is a step that was sent away before it began, since its call had to wait for its turn.
     """
     return isinstance(fault, (NotYet, RateLimited, Unavailable, Misconfigured))
+
+
+def pauses(spec: SessionSpec, command: Command, denied: BudgetDenied) -> bool:
+    """Whether a session stands still where money said no, instead of going on without the call.
+
+    Not for what no money can mend (an account that is closed or missing), and not for the closing
+    call and the extraction: theirs was held from the start, and what is left is to be said.
+    """
+    closes = isinstance(command, TakeTurn) and command.purpose is not Purpose.EXPLORE
+    mendable = denied.why in {"cap", "frozen", "killed"}
+    return spec.when_money_lacks == "pause" and mendable and not closes
+
+
+def closing_hold_ms(limits: Limits, *, paused: bool = False) -> int:
+    """Return for how long the closing call's money is held; longer for a session that stands still."""
+    longest_ms = limits.max_duration_ms + HOLD_GRACE_MS
+    return longest_ms + limits.max_pause_ms if paused else longest_ms
 
 
 def after_fault(

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["GOOD", "Played", "Verdict", "replay"]
 
-#: `outside`: an event that ends no step (opened, cancelled, deadline). `wanted`: the step was wanted
+#: `outside`: an event that ends no step (opened, cancelled, paused, deadline). `wanted`: the step was wanted
 #: when it came. `late`: it was wanted once, and not any more. `never`: it was never wanted. `again`:
 #: its key was taken. `misplaced`: it stands under another key than its own. `illegal`: the session
 #: could not take it; the replay ends there.
 Verdict = Literal["outside", "wanted", "late", "never", "again", "misplaced", "illegal"]
 
 GOOD: frozenset[Verdict] = frozenset({"outside", "wanted", "late"})
-_OUTSIDE = frozenset({"open", "cancel", "deadline"})
+_OUTSIDE = frozenset({"open", "cancel", "deadline", "pause"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def _verdict(key: str, event: Event, *, taken: set[str], now: set[str], asked: s
         return "misplaced"
     if key in taken:
         return "again"
-    if key in _OUTSIDE:
+    if key.partition("/")[0] in _OUTSIDE:
         return "outside"
     if key in now:
         return "wanted"

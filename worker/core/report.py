@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from worker.core.evidence import CheckedCluster, Share, Tally
     from worker.core.findings import Findings
     from worker.core.machine import Call, Run, Turn
+    from worker.core.values import Fork
 
 __all__ = [
     "clusters_json",
@@ -326,6 +327,8 @@ def session_json(found: Findings) -> str:
             "nothing_found": ending.nothing_found if ending else False,
             "remarks": ending.remarks if ending else (),
             "faults": session.faults,
+            "forked": _fork_row(session.spec.forked),
+            "pauses": session.pauses,
             "counts": _counts(found),
             "cost": _cost_row(found),
             "spec": asdict(session.spec),
@@ -333,6 +336,18 @@ def session_json(found: Findings) -> str:
         },
         indent=2,
     )
+
+
+def _fork_row(fork: Fork | None) -> dict[str, Any] | None:
+    if fork is None:
+        return None
+    return {
+        "from_session": fork.session_id,
+        "at_turn": fork.at_turn,
+        "without": fork.without,
+        "inherited_nusd": fork.inherited_nusd,
+        "inherited_usd": usd_text(fork.inherited_nusd),
+    }
 
 
 def _counts(found: Findings) -> dict[str, Any]:

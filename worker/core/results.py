@@ -67,6 +67,7 @@ WHY = {
     Stop.REFUSED: "the last turn was refused",
     Stop.EMPTY: "the last turn was empty",
     Stop.FAULT: "the conversation could not be continued",
+    Stop.PAUSED: "the session was paused for too long",
 }
 
 

@@ -11,8 +11,10 @@ from typing import Literal
 
 __all__ = [
     "Blob",
+    "Cause",
     "ClaimedCluster",
     "Ending",
+    "Fork",
     "Limits",
     "Outcome",
     "Payload",
@@ -99,6 +101,21 @@ class Stop(StrEnum):
     FAULT = "fault"
     CANCELLED = "cancelled"
     NOT_PREPARED = "not_prepared"
+    #: It was paused by somebody, and nobody resumed it in time.
+    PAUSED = "paused"
+    #: It waited to start, and its accounts could not carry it in time.
+    FUNDS = "funds"
+
+
+class Cause(StrEnum):
+    """Why a session stands still."""
+
+    #: A paid call found too little money; it goes on when its accounts have it.
+    MONEY = "money"
+    #: Somebody asked for it; it goes on when somebody says so.
+    ASKED = "asked"
+    #: It has not started: its accounts cannot carry its expected cost yet.
+    FUNDS = "funds"
 
 
 class Runner(StrEnum):
@@ -217,11 +234,27 @@ class Limits:
     #: Student runs over the whole session.
     max_student_runs: int = 500
     max_cost_nusd: int = 5_000_000_000
+    #: Without the time for which it stood still.
     max_duration_ms: int = 3_600_000
     #: Tool calls of a turn, and student runs of the session with their judging, that may be under way
     #: at once; None: no bound, which journals of sessions that were given none rely on.
     max_parallel_calls: int | None = None
     max_parallel_runs: int | None = None
+    #: Longest time at a stretch for which it may stand still; then it ends with what it has.
+    max_pause_ms: int = 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """Where a session comes from that began with a part of another one's journal."""
+
+    session_id: str
+    #: Everything up to and including this turn was taken over; None for all but the end.
+    at_turn: int | None
+    #: Steps whose events were left out, so that they are done again.
+    without: tuple[str, ...] = ()
+    #: What the part that was taken over had cost the other session. It is not paid again.
+    inherited_nusd: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +283,16 @@ class SessionSpec:
     price_version: str = ""
     #: Asked for clusters that a diagnosis did not hold; empty: the teacher's own model.
     extraction_model: str = ""
+    #: The request's word for the judge.
+    judge_name: str = "default"
+    #: What a paid call that finds too little money leads to.
+    when_money_lacks: Literal["conclude", "pause"] = "conclude"
+    #: What its accounts had to carry before it started; 0 where nothing but the closing call.
+    expected_cost_nusd: int = 0
+    #: Where that number comes from, for people.
+    expected_cost_source: str = ""
+    #: None for a session that began with nothing.
+    forked: Fork | None = None
 
     @property
     def scopes(self) -> tuple[str, ...]:

@@ -30,10 +30,15 @@ KEYS = {
         "hash",
         "number -> a step that was given up, the newest 1,000; `last`: the newest number",
     ),
+    "waits": (
+        "{P}:waits",
+        "hash",
+        "`session/step` that waits for money -> since when, how much, whether in escrow, accounts",
+    ),
     "row": (
         "{P}:t:<session>/<step>",
         "hash",
-        "queue, state, not_before, lease_until, fence, token, owner, counters, last_error",
+        "queue, state, not_before, lease_until, fence, token, owner, counters, last_error, waits",
     ),
 }
 

@@ -27,6 +27,8 @@ from worker.ports import (
     Record,
     Slice,
     StepRow,
+    Wait,
+    Waiting,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class _Row:
     tells: int = 0
     stop: bool = False
     last_error: str = ""
+    wait: Wait | None = None
+    since_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -69,6 +73,8 @@ class _Session:
     #: How often the sweep said that the session must be driven, since it last was.
     tells: int = 0
     ended_ms: int | None = None
+    #: Since when its time stands still; None while it passes.
+    halted_ms: int | None = None
     #: What `labels` says beside, of a session that was pruned.
     tombstone: dict[str, str] = field(default_factory=dict[str, str])
     notes: list[Note] = field(default_factory=list[Note])
@@ -200,6 +206,8 @@ class MemoryJournal:
         row = session.rows.get(step_id) if session else None
         if session is None or row is None or session.ended_ms is not None:
             return Claim(status=Claimed.GONE)
+        if step_id == "deadline" and session.halted_ms is not None:
+            return Claim(status=Claimed.WAIT)
         if step_id in session.index:
             # Its key came from elsewhere: nobody else would notice that the step is over.
             self._forget(session_id, session, step_id)
@@ -375,11 +383,15 @@ class MemoryJournal:
         return True
 
     @_atomic
-    def append(self, session_id: str, key: str, body: str) -> Committed:
+    def append(
+        self, session_id: str, key: str, body: str, *, expected_length: int | None = None
+    ) -> Committed:
         """Put an outside event into the journal; the session must then be driven."""
         session = self._sessions.get(session_id)
         if session is None or session.ended_ms is not None:
             return Committed(status="gone")
+        if expected_length not in {None, len(session.journal)}:
+            return Committed(status="moved", length=len(session.journal))
         now_ms = self._clock.now_ms()
         session.put(_outside(key, body, now_ms), "-")
         self._due[session_id, DRIVE] = now_ms
@@ -411,11 +423,42 @@ class MemoryJournal:
     def _take_back(self, session_id: str, session: _Session, keep: set[str]) -> None:
         for step_id in session.open_steps:
             if step_id in keep:
+                session.rows[step_id].stop = False
                 continue
             if session.rows[step_id].leased:
                 session.rows[step_id].stop = True
             else:
                 self._forget(session_id, session, step_id)
+
+    @_atomic
+    def wake(self, session_id: str, step_id: str) -> Announcement | None:
+        """Make a step that waits due now, and return it to be told; None where it does not wait."""
+        now_ms = self._clock.now_ms()
+        session = self._sessions.get(session_id)
+        row = session.rows.get(step_id) if session else None
+        if row is None or row.wait is None or row.leased or row.not_before <= now_ms:
+            return None
+        row.not_before, row.tells = now_ms, 0
+        self._due[session_id, step_id] = now_ms + self._grace_ms
+        return Announcement(session_id=session_id, step_id=step_id, queue=row.queue)
+
+    @_atomic
+    def waiting(self) -> tuple[Waiting, ...]:
+        """Return all steps that wait for money, the longest first."""
+        rows = (
+            Waiting(
+                session_id=session_id,
+                step_id=step_id,
+                since_ms=row.since_ms,
+                needs_nusd=row.wait.needs_nusd,
+                scopes=row.wait.scopes,
+                escrow=row.wait.escrow,
+            )
+            for session_id, session in self._sessions.items()
+            for step_id, row in session.rows.items()
+            if row.wait is not None and row.wait.needs_nusd > 0
+        )
+        return tuple(sorted(rows, key=lambda row: (row.since_ms, row.session_id, row.step_id)))
 
     @_atomic
     def sweep(self, *, limit: int) -> tuple[Announcement, ...]:
@@ -548,14 +591,36 @@ class MemoryJournal:
         for step in follow:
             if step.step_id in session.index or step.step_id in session.rows:
                 continue
+            if step.wait is not None:
+                self._wait(session_id, session, step, step.wait)
+                continue
             session.rows[step.step_id] = _Row(queue=step.queue, not_before=now_ms)
             self._due[session_id, step.step_id] = now_ms + self._grace_ms
             new.append(step)
         return tuple(new)
 
+    def _wait(self, session_id: str, session: _Session, step: Announcement, wait: Wait) -> None:
+        now_ms = self._clock.now_ms()
+        at_ms = now_ms + wait.longest_ms
+        session.rows[step.step_id] = _Row(
+            queue=step.queue, not_before=at_ms, wait=wait, since_ms=now_ms
+        )
+        self._due[session_id, step.step_id] = at_ms
+        if session.halted_ms is None:
+            session.halted_ms = now_ms
+            self._due.pop((session_id, "deadline"), None)
+
     def _forget(self, session_id: str, session: _Session, step_id: str) -> None:
-        session.rows.pop(step_id, None)
+        row = session.rows.pop(step_id, None)
         self._due.pop((session_id, step_id), None)
+        waits = any(other.wait is not None for other in session.rows.values())
+        if row is None or row.wait is None or waits or session.halted_ms is None:
+            return
+        deadline = session.rows.get("deadline")
+        if deadline is not None:
+            deadline.not_before += self._clock.now_ms() - session.halted_ms
+            self._due[session_id, "deadline"] = deadline.not_before
+        session.halted_ms = None
 
     def _drive_if_below(self, session_id: str, session: _Session, least: int) -> bool:
         if len(session.open_steps) >= least:

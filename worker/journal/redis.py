@@ -23,6 +23,7 @@ from worker.ports import (
     Record,
     Slice,
     StepRow,
+    Waiting,
 )
 from worker.redis_connection import Script, translated
 
@@ -47,6 +48,7 @@ _OPERATIONS = (
     "restore",
     "retry",
     "sweep",
+    "wake",
 )
 #: Fields of a row that `steps` shows.
 _ROW = ("queue", "state", "owner", "attempt", "deaths", "retries", "last_error")
@@ -214,9 +216,12 @@ class RedisJournal:
         """Give up a step that nobody wants any more; False where the lease was lost."""
         return bool(self._run("release", lease.session_id, lease.step_id, lease.fence))
 
-    def append(self, session_id: str, key: str, body: str) -> Committed:
+    def append(
+        self, session_id: str, key: str, body: str, *, expected_length: int | None = None
+    ) -> Committed:
         """Put an outside event into the journal; the session must then be driven."""
-        return _committed(session_id, self._run("append", session_id, key, body))
+        expected = "" if expected_length is None else expected_length
+        return _committed(session_id, self._run("append", session_id, key, body, expected))
 
     def drive(
         self, session_id: str, *, expected_length: int, follow: Sequence[Announcement]
@@ -224,6 +229,20 @@ class RedisJournal:
         """Make due exactly what `follow` says; `moved` where the journal is longer."""
         reply = self._run("drive", session_id, expected_length, self._grace_ms, *_steps(follow))
         return _committed(session_id, reply)
+
+    def wake(self, session_id: str, step_id: str) -> Announcement | None:
+        """Make a step that waits due now, and return it to be told; None where it does not wait."""
+        queue = self._run("wake", session_id, step_id, self._grace_ms)
+        if queue is None:
+            return None
+        return Announcement(session_id=session_id, step_id=step_id, queue=queue)
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """Return all steps that wait for money, the longest first."""
+        with translated("reading who waits for money"):
+            stored: Any = self._client.hgetall(f"{self._prefix}waits")
+        rows = (_waiting(name, line) for name, line in stored.items())
+        return tuple(sorted(rows, key=lambda row: (row.since_ms, row.session_id, row.step_id)))
 
     def sweep(self, *, limit: int) -> tuple[Announcement, ...]:
         """Return what is overdue, to be told."""
@@ -315,7 +334,29 @@ def _flat(rows: Iterable[Iterable[str | int]]) -> list[str | int]:
 
 
 def _steps(follow: Iterable[Announcement]) -> list[str]:
-    return [value for step in follow for value in (step.step_id, step.queue)]
+    return [value for step in follow for value in (step.step_id, _queue(step))]
+
+
+def _queue(step: Announcement) -> str:
+    """Return the queue, and of a step that waits how long and what for (`prelude.lua`)."""
+    wait = step.wait
+    if wait is None:
+        return step.queue
+    words = (step.queue, wait.longest_ms, wait.needs_nusd, int(wait.escrow), *wait.scopes)
+    return " ".join(map(str, words))
+
+
+def _waiting(name: str, line: str) -> Waiting:
+    session_id, step_id = split_member(name)
+    since_ms, needs_nusd, escrow, *scopes = line.split(" ")
+    return Waiting(
+        session_id=session_id,
+        step_id=step_id,
+        since_ms=int(since_ms),
+        needs_nusd=int(needs_nusd),
+        scopes=tuple(scopes),
+        escrow=escrow == "1",
+    )
 
 
 def _announcements(session_id: str, flat: Sequence[str]) -> tuple[Announcement, ...]:

@@ -39,6 +39,11 @@ KEYS = {
         "hash",
         "state, amount, actual, what was told, why, ended_ms; replaced_by, stands_for, deadline",
     ),
+    "promises": (
+        "{P}:bud:p:<scope>",
+        "hash",
+        "session -> nano-dollars that it may expect of the account, until it ends",
+    ),
     "open": ("{P}:bud:open", "zset", "reservation that is held or sent -> its deadline in ms"),
     "session": ("{P}:bud:s:<session>", "list", "the session's reservations as they were made"),
     "names": ("{P}:bud:names", "set", "scopes of all accounts but the sessions'"),

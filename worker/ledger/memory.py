@@ -20,10 +20,10 @@ from worker.ledger.keys import (
     valid_scope,
     valid_scopes,
 )
-from worker.ports import Account, Entry, EntryState
+from worker.ports import Account, Entry, EntryState, Room
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from worker.core.values import CallKind, Usage
     from worker.ports import Clock
@@ -110,6 +110,8 @@ class _Reservation:
 class _Books:
     accounts: dict[str, _Account] = field(default_factory=dict[str, _Account])
     reservations: dict[str, _Reservation] = field(default_factory=dict[str, _Reservation])
+    #: scope -> session -> what it may expect of the account
+    promises: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     killed: bool = False
 
 
@@ -418,6 +420,68 @@ class MemoryLedger:
         if reservation.is_open:
             self._charge_bound(reservation, why)
             reservation.request_id = request_id or reservation.request_id
+
+    @_atomic
+    def rooms(self, scopes: Sequence[str]) -> Mapping[str, Room]:
+        """Return what each account could still take."""
+        return {scope: self._room_of(valid_scope(scope)) for scope in scopes}
+
+    def _room_of(self, scope: str) -> Room:
+        account = self._books.accounts.get(scope)
+        shut = account is None or account.frozen or account.closed or self._books.killed
+        free = 0 if account is None or shut else account.cap - account.posted - account.held
+        return Room(free_nusd=max(free, 0), promised_nusd=self._promised(scope, ""))
+
+    def _promised(self, scope: str, session_id: str) -> int:
+        """Return what was promised to others than `session_id`, and is not used yet."""
+        promises = self._books.promises.get(scope, {})
+        return sum(
+            max(amount - self._used(name), 0)
+            for name, amount in promises.items()
+            if name != session_id
+        )
+
+    def _used(self, session_id: str) -> int:
+        account = self._books.accounts.get(session_scope(session_id))
+        return account.posted + account.held if account else 0
+
+    @_atomic
+    def promise(self, session_id: str, amount_nusd: int, scopes: Sequence[str]) -> None:
+        """Promise a session that it may use so much of `scopes`, of all of them or of none.
+
+        Raises:
+            BudgetDenied: An account has less left beside what it promised others.
+        """
+        session_scope(session_id)
+        valid_amount(amount_nusd, least=1)
+        names = valid_scopes(scopes)
+        if session_id in self._books.promises.get(names[0], {}):
+            return
+        if self._books.killed:
+            raise refusals.denied("killed", names[0], amount_nusd=amount_nusd, free_nusd=0)
+        rooms = [(self._unpromised(name, session_id, amount_nusd), name) for name in names]
+        free, scope = min(rooms, key=lambda room: room[0])
+        if amount_nusd > free:
+            raise refusals.denied("cap", scope, amount_nusd=amount_nusd, free_nusd=free)
+        for name in names:
+            self._books.promises.setdefault(name, {})[session_id] = amount_nusd
+
+    def _unpromised(self, scope: str, session_id: str, amount_nusd: int) -> int:
+        account = self._books.accounts.get(scope)
+        if account is None:
+            raise refusals.denied("no_account", scope, amount_nusd=amount_nusd, free_nusd=0)
+        room = account.cap - account.posted - account.held - self._promised(scope, session_id)
+        for why, no in (("closed", account.closed), ("frozen", account.frozen)):
+            if no:
+                raise refusals.denied(why, scope, amount_nusd=amount_nusd, free_nusd=max(room, 0))
+        return max(room, 0)
+
+    @_atomic
+    def release(self, session_id: str, scopes: Sequence[str]) -> None:
+        """Forget what a session was promised. Idempotent."""
+        session_scope(session_id)
+        for scope in valid_scopes(scopes):
+            self._books.promises.get(scope, {}).pop(session_id, None)
 
     @_atomic
     def restore(self, entry: Entry, *, deadline_ms: int) -> bool:

@@ -24,11 +24,11 @@ from worker.ledger.keys import (
     valid_scope,
     valid_scopes,
 )
-from worker.ports import Account, Entry, EntryState, Transition
+from worker.ports import Account, Entry, EntryState, Room, Transition
 from worker.redis_connection import Script, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     import redis
@@ -50,9 +50,12 @@ _OPERATIONS = (
     "narrow",
     "next_part",
     "open_account",
+    "promise",
     "refund",
+    "release",
     "reserve",
     "restore",
+    "rooms",
     "sent",
     "set_cap",
     "settle",
@@ -301,6 +304,33 @@ class RedisLedger:
         )
         if done < 0:
             raise refusals.no_reservation(reservation_id)
+
+    def rooms(self, scopes: Sequence[str]) -> Mapping[str, Room]:
+        """Return what each account could still take."""
+        names = tuple(dict.fromkeys(map(valid_scope, scopes)))
+        row = self._run("rooms", *names) if names else ()
+        return {
+            scope: Room(free_nusd=int(row[2 * at]), promised_nusd=int(row[2 * at + 1]))
+            for at, scope in enumerate(names)
+        }
+
+    def promise(self, session_id: str, amount_nusd: int, scopes: Sequence[str]) -> None:
+        """Promise a session that it may use so much of `scopes`, of all of them or of none.
+
+        Raises:
+            BudgetDenied: An account has less left beside what it promised others.
+        """
+        session_scope(session_id)
+        amount = valid_amount(amount_nusd, least=1)
+        why, *facts = self._run("promise", session_id, amount, *valid_scopes(scopes))
+        if why != "ok":
+            scope, free = facts
+            raise refusals.denied(why, scope, amount_nusd=amount_nusd, free_nusd=int(free))
+
+    def release(self, session_id: str, scopes: Sequence[str]) -> None:
+        """Forget what a session was promised. Idempotent."""
+        session_scope(session_id)
+        self._run("release", session_id, *valid_scopes(scopes))
 
     def restore(self, entry: Entry, *, deadline_ms: int) -> bool:
         """Put back a reservation of a ledger that was lost; return whether that changed anything.

@@ -37,6 +37,7 @@ def denied(why: str, scope: str, *, amount_nusd: int, free_nusd: int) -> BudgetD
         scope=scope,
         free_nusd=free_nusd,
         why=why,
+        amount_nusd=amount_nusd,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from worker.core.commands import (
+    AwaitResume,
     CallTool,
     Command,
     Conclude,
@@ -21,6 +22,7 @@ from worker.steps.call import call_tool
 from worker.steps.conclude import conclude
 from worker.steps.judge import judge_run
 from worker.steps.prepare import prepare
+from worker.steps.resume import await_resume
 from worker.steps.run import run_student
 from worker.steps.turn import take_turn
 
@@ -31,12 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["perform"]
 
 
-def perform(command: Command, step: Step) -> Event:
+def perform(command: Command, step: Step) -> Event:  # noqa: PLR0911 - one `return` a command
     """Carry `command` out and return what happened.
 
     Raises:
         BudgetDenied, TeacherFault, StudentFault, Unavailable, BadInput: As the step met them.
         Cancelled: The step was told to stop.
+        StillWaiting: A session at rest has not got what it waits for.
     """
     match command:
         case Prepare():
@@ -49,6 +52,8 @@ def perform(command: Command, step: Step) -> Event:
             return run_student(step, command)
         case JudgeRun():
             return judge_run(step, command)
+        case AwaitResume():
+            return await_resume(step)
         case Conclude():
             return conclude(step)
     assert_never(command)

@@ -26,6 +26,7 @@ from worker.errors import BadInput, NotYet, Unavailable
 from worker.payloads import PayloadLost
 from worker.ports import EntryState
 from worker.steps.context import closing_hold_id
+from worker.steps.funding import shared
 from worker.wire.manifest import read_manifest
 from worker.wire.result import ClusterSummary, DiagnoseResult
 
@@ -154,13 +155,14 @@ class _Written:
 
 
 def _settle_accounts(step: Step) -> None:
-    """Give the closing hold back, and wait until nothing of the session's money is under way.
+    """Give the closing hold and the promise back, and wait until nothing of the session's money is under way.
 
     Raises:
         NotYet: A call may still be billed; the sweep ends its reservation at its deadline.
     """
     ledger = step.ports.ledger
     ledger.void(closing_hold_id(step.session_id), "not needed")
+    ledger.release(step.session_id, shared(step.session.spec))
     account = ledger.account(f"session:{step.session_id}")
     if account is not None and account.held_nusd > 0:
         raise NotYet(

@@ -9,7 +9,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from worker.core import evidence, transcript
+from worker.core import evidence, policy, transcript
 from worker.core.caching import sent_prompt
 from worker.core.events import TeacherReplied, TeacherStopped
 from worker.core.replies import SUBMIT, Meaning, read_reply
@@ -33,12 +33,15 @@ def take_turn(step: Step, command: TakeTurn) -> TeacherReplied | TeacherStopped:
 
     Raises:
         TeacherFault: The call failed and may be tried again.
+        BudgetDenied: The session pauses for want of money.
         Cancelled: The step was told to stop.
     """
     request = _request(step, command.purpose)
     try:
         paid = _pay(step, command, request)
     except BudgetDenied as exc:
+        if policy.pauses(step.session.spec, command, exc):
+            raise
         return _stopped(command, Stop.BUDGET, str(exc))
     except TeacherFault as exc:
         if exc.retry == "later":

@@ -39,6 +39,9 @@ _CLASSES = {
         events.RunJudged,
         events.DeadlinePassed,
         events.CancelRequested,
+        events.SessionPaused,
+        events.SessionResumed,
+        events.PauseExpired,
         events.SessionEnded,
     )
 }

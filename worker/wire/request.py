@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["REQUEST_VERSION", "DiagnoseRequest", "RequestLimits", "parse_request"]
+__all__ = ["REQUEST_VERSION", "DiagnoseRequest", "ForkRequest", "RequestLimits", "parse_request"]
 
 REQUEST_VERSION = 1
 #: A request larger than this is refused unread: messages carry ids.
@@ -33,6 +33,7 @@ _SHOWN_FIELDS = 10
 _NAME = r"^[a-z0-9](?:\.?[a-z0-9_-])*$"
 _REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _BUNDLE = r"^s3://[a-z0-9][a-z0-9.-]{1,62}/bundles/[0-9a-f]{64}\.tar\.gz$"
+_STEP = r"^[a-z]+(?:/[0-9]{1,5}(?:\.[0-9]{1,5}){0,2})?$"
 _LINE = r"^[^\p{Cc}\p{Zl}\p{Zp}]*$"
 
 #: Pattern -> what it asks for, in words.
@@ -41,6 +42,7 @@ _WANTED: Mapping[str, str] = {
     _REFERENCE: "it takes letters, digits, '.', '_' and '-': a name in the workers' settings",
     _BUNDLE: "it reads 's3://<bucket>/bundles/<sha256>.tar.gz': `diagnosis enqueue --home DIR` "
     "makes one",
+    _STEP: "it is a step's id, such as 'call/3.0'",
     _LINE: "it is one line without control characters",
 }
 
@@ -73,11 +75,28 @@ class RequestLimits(_Strict):
     max_student_runs: int = Field(500, ge=0, le=10_000, strict=True)
     #: US dollars; exact to a nano-dollar.
     max_cost_usd: Decimal = Field(Decimal(5), gt=0, le=1_000, max_digits=13, decimal_places=9)
+    #: Without the time for which the session stands still.
     max_duration_s: int = Field(3_600, ge=10, le=86_400, strict=True)
     #: Tool calls of one turn that may be under way at once; the others wait, and hold no slot.
     max_parallel_calls: int = Field(16, ge=1, le=1_000, strict=True)
     #: Student runs of the session, each with its judging, that may be under way at once.
     max_parallel_runs: int = Field(64, ge=1, le=10_000, strict=True)
+    #: Longest time at a stretch for which it may stand still: for money, a decision or its start.
+    max_pause_s: int = Field(86_400, ge=1, le=1_209_600, strict=True)
+
+
+#: A step of a session, as its journal names it.
+StepId = Annotated[str, StringConstraints(pattern=_STEP, max_length=40)]
+
+
+class ForkRequest(_Strict):
+    """A session to begin from, and how much of it."""
+
+    session_id: Name
+    #: The last turn that is taken over; 0 takes the bundle alone, None all but the end.
+    at_turn: int | None = Field(None, ge=0, le=200, strict=True)
+    #: Steps that are left out and done again.
+    without: tuple[StepId, ...] = Field((), max_length=10)
 
 
 class DiagnoseRequest(_Strict):
@@ -102,6 +121,14 @@ class DiagnoseRequest(_Strict):
     reveal_references: bool = Field(False, strict=True)
     #: The night the session belongs to, for reports.
     date: Annotated[dt.date, BeforeValidator(_written)] | None = None
+    #: What a paid call that finds too little money leads to: the closing call, or a pause until
+    #: there is more. None takes the workers' setting.
+    when_money_lacks: Literal["conclude", "pause"] | None = None
+    #: Where its accounts cannot carry what it is expected to cost: it starts all the same, waits
+    #: for its start, or is refused. None takes the workers' setting.
+    when_funds_lack: Literal["start", "wait", "refuse"] | None = None
+    #: Begins with a part of another session's journal; the bundle must be that session's.
+    fork: ForkRequest | None = None
 
     @property
     def max_cost_nusd(self) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, assert_never
 from hypothesis import strategies as st
 
 from worker.core.commands import (
+    AwaitResume,
     CallTool,
     Command,
     Conclude,
@@ -30,11 +31,14 @@ from worker.core.events import (
     CancelRequested,
     DeadlinePassed,
     Event,
+    PauseExpired,
     PreparationFailed,
     RunJudged,
     RunRecorded,
     SessionEnded,
     SessionOpened,
+    SessionPaused,
+    SessionResumed,
     TeacherReplied,
     TeacherStopped,
     key_of,
@@ -42,6 +46,7 @@ from worker.core.events import (
 from worker.core.machine import Session, apply, fold, wanted
 from worker.core.values import (
     Blob,
+    Cause,
     ClaimedCluster,
     Ending,
     Limits,
@@ -70,6 +75,7 @@ __all__ = [
     "endings",
     "histories",
     "limits",
+    "pause_of",
     "payloads",
     "specs",
     "stray_events",
@@ -206,7 +212,7 @@ def _mostly(usual: SearchStrategy[T], rare: SearchStrategy[T], *, of: int) -> Se
 
 
 @cache
-def answers(command: Command) -> SearchStrategy[Event]:
+def answers(command: Command) -> SearchStrategy[Event]:  # noqa: PLR0911 - one `return` a command
     """Everything that may come of a step: an event under its id."""
     match command:
         case Prepare():
@@ -219,6 +225,11 @@ def answers(command: Command) -> SearchStrategy[Event]:
             return _recorded(command.turn, command.index, command.ordinal, st.just(command.spec))
         case JudgeRun():
             return _judged(command.turn, command.index, command.ordinal)
+        case AwaitResume():
+            return st.one_of(
+                st.just(SessionResumed(number=command.number, detail="there is money")),
+                st.just(PauseExpired(number=command.number, detail="a day went by")),
+            )
         case Conclude():
             return _ended()
     assert_never(command)
@@ -440,6 +451,7 @@ def histories(draw: DrawFn, *, finished: bool = False) -> tuple[Event, ...]:
     world = World.opened(draw(specs()))
     length = MOST_EVENTS if finished else draw(st.integers(1, 60))
     deadline_at, cancel_at = draw(_interruptions())
+    pauses_at = draw(_pauses())
     while not world.over and len(world.journal) < length:
         at = len(world.journal)
         if deadline_at is not None and at >= deadline_at:
@@ -448,6 +460,9 @@ def histories(draw: DrawFn, *, finished: bool = False) -> tuple[Event, ...]:
         elif cancel_at is not None and at >= cancel_at:
             world.take(CancelRequested(reason="enough"))
             cancel_at = None
+        elif pauses_at and at >= pauses_at[0]:
+            pauses_at = pauses_at[1:]
+            world.take(draw(pause_of(world.session.pauses + 1)))
         else:
             assert world.asked, f"nothing to do for a session that is {world.session.phase!r}"
             step_id = draw(st.sampled_from(sorted(world.asked)))
@@ -459,6 +474,24 @@ def _interruptions() -> SearchStrategy[tuple[int | None, int | None]]:
     """When the time is up and when a cancel comes, counted in events; mostly neither."""
     at = st.sampled_from([*[None] * 20, *range(1, 21)])
     return st.tuples(at, at.filter(lambda when: when is None or when % 2 == 0))
+
+
+def _pauses() -> SearchStrategy[tuple[int, ...]]:
+    """When it is paused, counted in events; mostly never, now and then twice in a row."""
+    at = st.integers(1, 20)
+    some = st.lists(at, min_size=1, max_size=3).map(lambda when: tuple(sorted(when)))
+    return _mostly(st.just(()), some, of=3)
+
+
+def pause_of(number: int) -> SearchStrategy[SessionPaused]:
+    """A pause of any cause."""
+    return st.builds(
+        SessionPaused,
+        number=st.just(number),
+        cause=st.sampled_from(Cause),
+        detail=st.just("no room"),
+        needed_nusd=st.integers(0, 9),
+    )
 
 
 # ------------------------------------------------------------------------ events nobody asked for
@@ -480,6 +513,7 @@ def stray_events() -> SearchStrategy[Event]:
         st.builds(CallTool, turn=turn, index=index, call=st.just(call)),
         st.builds(RunStudent, turn=turn, index=index, ordinal=ordinal, spec=run_specs()),
         st.builds(JudgeRun, turn=turn, index=index, ordinal=ordinal),
+        st.builds(AwaitResume, number=turn),
     )
     teachers_own = st.tuples(where, runner).flatmap(
         lambda at: _recorded(*at[0], run_specs(), runner=at[1])
@@ -491,6 +525,7 @@ def stray_events() -> SearchStrategy[Event]:
             CallExpanded, turn=turn, index=index, runs=st.lists(run_specs(), max_size=2).map(tuple)
         ),
         st.just(DeadlinePassed()),
+        turn.flatmap(pause_of),
         st.just(CancelRequested(reason="enough")),
         st.builds(SessionOpened, spec=specs()),
     )

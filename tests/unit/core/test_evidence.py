@@ -417,6 +417,8 @@ LIMIT_STOPS = (
     Stop.BUDGET,
     Stop.TIME,
     Stop.CONTEXT,
+    Stop.PAUSED,
+    Stop.FUNDS,
 )
 FAULT_STOPS = (Stop.REFUSED, Stop.EMPTY, Stop.FAULT)
 #: (evidence, ending) -> outcome after a limit or a submission, and after a fault of the teacher.

@@ -33,17 +33,21 @@ from worker.core.events import (
     CancelRequested,
     DeadlinePassed,
     Event,
+    PauseExpired,
     PreparationFailed,
     RunJudged,
     RunRecorded,
     SessionEnded,
     SessionOpened,
+    SessionPaused,
+    SessionResumed,
     TeacherReplied,
     TeacherStopped,
     key_of,
 )
 from worker.core.machine import TRANSITIONS, Run, Session, apply, fold, held_back, wanted
 from worker.core.values import (
+    Cause,
     ClaimedCluster,
     Ending,
     Limits,
@@ -137,6 +141,20 @@ PREPARED = BundlePrepared(brief=Text(text="40 traces, 12 tasks"), traces=40, tas
 UNPREPARED = PreparationFailed(reason="there is no such bundle")
 DEADLINE = DeadlinePassed()
 CANCEL = CancelRequested(reason="enough")
+
+
+def paused(number: int = 1, cause: Cause = Cause.ASKED) -> SessionPaused:
+    return SessionPaused(number=number, cause=cause, detail="the night is over")
+
+
+def resumed(number: int = 1) -> SessionResumed:
+    return SessionResumed(number=number, detail="go on")
+
+
+def expired(number: int = 1) -> PauseExpired:
+    return PauseExpired(number=number, detail="a day went by")
+
+
 ENDED = SessionEnded(
     outcome="concluded", reason="", cost_nusd=1, manifest_sha256="0" * 64, artifacts_uri="s3://b/s"
 )
@@ -176,12 +194,14 @@ OUTSTANDING = (
     asks_for(1, 3, 2),
     ran(1, 3, 1, needs_judge=True),
 )
+#: The second one took the place of the first, and stands.
+PAUSED_TWICE = (paused(1), paused(2))
 IN_PHASE: dict[Phase, tuple[Event, ...]] = {
-    Phase.PREPARING: (OPENED,),
-    Phase.EXPLORING: OUTSTANDING,
-    Phase.CLOSING: (*OUTSTANDING, DEADLINE),
-    Phase.EXTRACTING: (*OUTSTANDING, DEADLINE, closing(ending=UNREADABLE)),
-    Phase.CONCLUDING: (*OUTSTANDING, CANCEL),
+    Phase.PREPARING: (OPENED, *PAUSED_TWICE),
+    Phase.EXPLORING: (*OUTSTANDING, *PAUSED_TWICE),
+    Phase.CLOSING: (*OUTSTANDING, *PAUSED_TWICE, DEADLINE),
+    Phase.EXTRACTING: (*OUTSTANDING, *PAUSED_TWICE, DEADLINE, closing(ending=UNREADABLE)),
+    Phase.CONCLUDING: (*OUTSTANDING, *PAUSED_TWICE, CANCEL),
     Phase.ENDED: (*OUTSTANDING, CANCEL, ENDED),
 }
 #: Every type of event, as it may come while the calls above are outstanding.
@@ -197,6 +217,9 @@ EVENTS: dict[type[Event], Event] = {
     RunJudged: judged(1, 3, 1),
     DeadlinePassed: DEADLINE,
     CancelRequested: CANCEL,
+    SessionPaused: paused(3),
+    SessionResumed: resumed(2),
+    PauseExpired: expired(2),
     SessionEnded: ENDED,
 }
 
@@ -265,6 +288,10 @@ def _was_asked_for(world: World, event: Event) -> bool:
     match event:
         case DeadlinePassed() | CancelRequested():
             return True
+        case SessionPaused():
+            return event.number == world.session.pauses + 1
+        case SessionResumed() | PauseExpired():
+            return 1 <= event.number <= world.session.pauses
         case RunRecorded(runner=Runner.STUDENT):
             command = world.asked.get(key_of(event))
             return isinstance(command, RunStudent) and command.spec == event.spec
@@ -316,6 +343,7 @@ NEXT: tuple[Event, ...] = (
         for ending in (None, READABLE, UNREADABLE)
     ),
     *(stopped(number, purpose) for number in (1, 2) for purpose in Purpose),
+    *(event for number in (1, 2) for event in (paused(number), resumed(number), expired(number))),
     *(
         event
         for index in (0, 1)
@@ -408,7 +436,8 @@ def test_what_has_begun_is_wanted_until_it_is_done_or_the_exploration_ends(
 ) -> None:
     sessions = list(replay(history))
     for event, (before, after) in zip(history[1:], pairwise(sessions), strict=True):
-        if before.phase is after.phase is Phase.EXPLORING:
+        rests = before.paused is not None or after.paused is not None
+        if before.phase is after.phase is Phase.EXPLORING and not rests:
             assert set(ids(before)) - {key_of(event)} <= set(ids(after))
 
 
@@ -465,11 +494,11 @@ def test_an_answered_step_is_not_wanted_again_and_the_others_stay_wanted(
 ) -> None:
     for (before, after), event in zip(pairwise(replay(history)), history[1:], strict=True):
         left = [step_id for step_id in ids(before) if step_id != key_of(event)]
-        if after.phase is before.phase:
+        if after.phase is before.phase and not before.pause and not after.pause:
             assert set(left) <= set(ids(after))
         if before.phase is Phase.EXPLORING and after.phase is not Phase.EXPLORING and left:
             # The exploration is left with steps under way only when something says "now".
-            assert isinstance(event, DeadlinePassed | CancelRequested)
+            assert before.pause or isinstance(event, DeadlinePassed | CancelRequested)
 
 
 #: The phases in the order in which a session may pass them.

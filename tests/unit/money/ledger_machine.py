@@ -293,12 +293,33 @@ class LedgerMachine(RuleBasedStateMachine):
             case _:
                 self.tell(lambda ledger: ledger.kill(on=word == "kill"))
 
+    @rule(session=st.sampled_from(SESSIONS), amount=st.integers(1, 120), scopes=SCOPES)
+    def promise(self, session: str, amount: int, scopes: tuple[str, ...]) -> None:
+        """No more is promised than the caps carry beside what is spent; a refusal changes nothing."""
+        before = {scope: self.memory.rooms([scope])[scope] for scope in scopes[:-1]}
+        taken = self.tell(lambda ledger: ledger.promise(session, amount, scopes[:-1]))
+        for scope, was in before.items():
+            now = self.memory.rooms([scope])[scope]
+            assert now.free_nusd == was.free_nusd, "a promise spends nothing"
+            assert taken or now == was
+            grew = now.promised_nusd > was.promised_nusd
+            assert not grew or now.promised_nusd <= now.free_nusd + self.used_by(session)
+
+    def used_by(self, session: str) -> int:
+        account = self.memory.account(f"session:{session}")
+        return account.posted_nusd + account.held_nusd if account else 0
+
+    @rule(session=st.sampled_from(SESSIONS), scopes=SCOPES)
+    def release(self, session: str, scopes: tuple[str, ...]) -> None:
+        self.tell(lambda ledger: ledger.release(session, scopes[:-1]))
+
     # --------------------------------------------------------------------------------- looking
 
     def look(self) -> Books:
         books = seen(self.memory)
         if self.view is not None:
             assert seen(self.view) == books
+            assert self.view.rooms(sorted(CAPS)) == self.memory.rooms(sorted(CAPS))
         return books
 
     @invariant()

@@ -74,6 +74,8 @@ class Retold:
                 self._restored(row)
             case "reserve" | "hold_again":
                 self._held(row)
+            case "promise" | "release":
+                pass  # They move no money.
             case _:
                 self._moved(row, self.reservations[row["id"]])
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from tests.unit.core.strategies import spec_with
 from worker import runner as shell
 from worker.artifacts.memory import MemoryArtifacts
-from worker.core.commands import CallTool, Conclude, JudgeRun, Prepare, RunStudent, TakeTurn
+from worker.core.commands import (
+    AwaitResume,
+    CallTool,
+    Conclude,
+    JudgeRun,
+    Prepare,
+    RunStudent,
+    TakeTurn,
+)
 from worker.core.events import (
     BundlePrepared,
     CallAnswered,
@@ -37,6 +45,7 @@ from worker.payloads import Payloads
 from worker.spool import Spool
 from worker.spool.memory import MemoryFolder
 from worker.steps.context import Ports
+from worker.steps.resume import await_resume
 from worker.testing import CollectedHints, ManualClock
 
 if TYPE_CHECKING:
@@ -87,6 +96,8 @@ def usual(command: Command, step: Step) -> Event:  # noqa: PLR0911 - one `return
                 passed=True,
                 why="good",
             )
+        case AwaitResume():
+            return await_resume(step)
         case Conclude():
             return SessionEnded(
                 outcome=Outcome.CONCLUDED.value,

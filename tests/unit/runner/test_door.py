@@ -10,7 +10,8 @@ import pytest
 from tests.corpus.bad_requests import BadRequest, bad_requests
 from tests.unit.runner.desk import Desk
 from worker.core.bounds import MIN_USEFUL_OUTPUT_TOKENS
-from worker.core.machine import Session
+from worker.core.events import SessionOpened
+from worker.core.machine import Session, fold
 from worker.core.transcript import extraction_request
 from worker.door import Door, admit
 from worker.errors import BadInput, RequestInvalid, UnknownModel
@@ -149,7 +150,7 @@ def test_a_request_that_is_corrected_gets_the_cap_that_it_asks_for(hall: Hall) -
 def test_a_hold_that_was_made_before_the_worker_died_is_the_sessions_own(hall: Hall) -> None:
     request = parse_request({"session_id": SESSION_ID, "bundle": BUNDLE})
     spec = admit(request, Settings.model_validate(SETTINGS))
-    hall.door._fund(spec)
+    hall.door._fund(fold([SessionOpened(spec=spec)]), "start")
     for scope in spec.scopes[:-1]:
         hall.ledger.set_cap(scope, spec.closing_hold_nusd)
 

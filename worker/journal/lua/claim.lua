@@ -6,6 +6,9 @@ local row = row_key(sid, step)
 local h = redis.call('HMGET', row, 'state', 'fence', 'token', 'lease_until', 'not_before', 'attempt',
   'deaths', 'retries')
 if not h[1] or not is_open(sid) then return {'gone'} end
+if step == 'deadline' and redis.call('HEXISTS', session_key(sid), 'halted_ms') == 1 then
+  return {'wait'}
+end
 if done(sid, step) then
   -- Its key came from elsewhere: nobody else would notice that the step is over.
   forget(sid, step)

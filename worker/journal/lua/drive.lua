@@ -1,7 +1,7 @@
 -- drive(sid, expected_length, grace_ms, follow: step queue ...)
 --   -> {'ok', length, 0, {step queue ...}} | {'moved', length, 1, {}} | {'gone'}
 -- Makes the open steps exactly those of `follow`: new ones are announced, ready ones that are not
--- wanted any more go, leased ones are told to stop at their next beat.
+-- wanted any more go, leased ones are told to stop at their next beat, or no more.
 local sid, expected, grace = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 if not is_open(sid) then
   not_due(sid, 'drive')
@@ -15,7 +15,9 @@ end
 local keep = {}
 for i = 4, #ARGV, 2 do keep[ARGV[i]] = true end
 for _, step in ipairs(redis.call('SMEMBERS', open_key(sid))) do
-  if not keep[step] then
+  if keep[step] then
+    redis.call('HDEL', row_key(sid, step), 'stop')
+  else
     if redis.call('HGET', row_key(sid, step), 'state') == 'leased' then
       redis.call('HSET', row_key(sid, step), 'stop', '1')
     else

@@ -15,6 +15,7 @@ local function row_key(sid, step) return P .. 't:' .. sid .. '/' .. step end
 local function notes_key(sid) return P .. 'a:' .. sid end
 local DUE = P .. 'due'
 local DEAD = P .. 'dead'
+local WAITS = P .. 'waits'
 local function due_at(sid, step, at) redis.call('ZADD', DUE, int(at), sid .. '/' .. step) end
 local function not_due(sid, step) redis.call('ZREM', DUE, sid .. '/' .. step) end
 local function is_open(sid) return redis.call('HGET', session_key(sid), 'status') == 'open' end
@@ -29,11 +30,43 @@ local function put(sid, key, body, owner, attempt, token)
   return true
 end
 
+-- A session's time stands still as long as a step of it waits; then its deadline moves on by as much.
+local function stand_still(sid)
+  if redis.call('HINCRBY', session_key(sid), 'waiting', 1) > 1 then return end
+  redis.call('HSET', session_key(sid), 'halted_ms', int(now))
+  not_due(sid, 'deadline')
+end
+local function go_on(sid)
+  if redis.call('HINCRBY', session_key(sid), 'waiting', -1) > 0 then return end
+  local halted = tonumber(redis.call('HGET', session_key(sid), 'halted_ms'))
+  redis.call('HDEL', session_key(sid), 'waiting', 'halted_ms')
+  local row = row_key(sid, 'deadline')
+  local at = redis.call('HGET', row, 'not_before')
+  if not at then return end
+  at = tonumber(at) + now - halted
+  redis.call('HSET', row, 'not_before', int(at))
+  due_at(sid, 'deadline', at)
+end
+
 -- Make a step due now, unless it is done or there already. Its committer tells the workers at once;
--- `grace_ms` later the sweep does, in case that was lost.
+-- `grace_ms` later the sweep does, in case that was lost. One that waits comes with a `queue` of more
+-- words: `queue longest_ms needs escrow scope ...`. It is due at its longest time, and nobody is told.
 local function announce(sid, step, queue, grace_ms)
   local row = row_key(sid, step)
   if done(sid, step) or redis.call('EXISTS', row) == 1 then return false end
+  local name, longest, waits = string.match(queue, '^(%S+) (%d+) (.*)$')
+  if name then
+    local at = now + tonumber(longest)
+    redis.call('HSET', row, 'queue', name, 'state', 'ready', 'not_before', int(at), 'attempt', '0',
+      'deaths', '0', 'retries', '0', 'tells', '0', 'waits', waits)
+    redis.call('SADD', open_key(sid), step)
+    stand_still(sid)
+    if string.sub(waits, 1, 2) ~= '0 ' then
+      redis.call('HSET', WAITS, sid .. '/' .. step, int(now) .. ' ' .. waits)
+    end
+    due_at(sid, step, at)
+    return false
+  end
   redis.call('HSET', row, 'queue', queue, 'state', 'ready', 'not_before', int(now), 'attempt', '0',
     'deaths', '0', 'retries', '0', 'tells', '0')
   redis.call('SADD', open_key(sid), step)
@@ -54,6 +87,10 @@ local function announce_all(sid, first, grace_ms)
 end
 
 local function forget(sid, step)
+  if redis.call('HEXISTS', row_key(sid, step), 'waits') == 1 then
+    redis.call('HDEL', WAITS, sid .. '/' .. step)
+    go_on(sid)
+  end
   redis.call('DEL', row_key(sid, step))
   redis.call('SREM', open_key(sid), step)
   not_due(sid, step)

@@ -37,6 +37,19 @@ local function standing(rid)
 end
 local function is_open(state) return state == 'held' or state == 'sent' end
 
+local function promises_key(scope) return P .. 'p:' .. scope end
+-- What was promised of an account to others than `sid`, and is not used yet.
+local function promised(scope, sid)
+  local sum, all = 0, redis.call('HGETALL', promises_key(scope))
+  for i = 1, #all, 2 do
+    if all[i] ~= sid then
+      local a = redis.call('HMGET', account_key('session:' .. all[i]), 'posted', 'held')
+      sum = sum + math.max(all[i + 1] - (a[1] or 0) - (a[2] or 0), 0)
+    end
+  end
+  return sum
+end
+
 -- Add to (field, delta) pairs of every account in `names`.
 local function add(names, ...)
   local deltas = {...}
