@@ -16,8 +16,9 @@ from worker import doctor as checks
 from worker.cli.connection import connected
 from worker.cli.output import NOT_FOUND, Amount, console, dollars, fail, said
 from worker.core.commands import Queue
-from worker.errors import DiagnosisError, Misconfigured
-from worker.ledger.keys import is_session, valid_scope
+from worker.core.keys import valid_name
+from worker.errors import BadInput, DiagnosisError, Misconfigured
+from worker.ledger.keys import is_session
 from worker.settings import MOST_USD, account_scope, load_settings
 
 if TYPE_CHECKING:
@@ -112,11 +113,12 @@ def _table(found: list[checks.Check]) -> Table:
 
 def _scope(context: click.Context, parameter: click.Parameter, scope: str) -> str:
     del context, parameter
-    if is_session(scope):
-        return valid_scope(scope)
     try:
+        if is_session(scope):
+            valid_name("session_id", scope.partition(":")[2])
+            return scope
         return account_scope(scope)
-    except ValueError as exc:
+    except (ValueError, BadInput) as exc:
         raise click.BadParameter(str(exc)) from exc
 
 
