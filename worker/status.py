@@ -103,13 +103,13 @@ class SessionView(BaseModel):
     ended_ms: int | None
     artifacts_uri: str
     #: None while it works.
-    paused: PauseView | None
+    paused: PauseView | None = None
     #: The session that it began from; empty where it began with nothing.
-    forked_from: str
+    forked_from: str = ""
     #: Up to which turn; None where all was taken over, or nothing.
-    forked_at_turn: int | None
+    forked_at_turn: int | None = None
     #: What the part that it began with had cost that session.
-    inherited_nusd: int
+    inherited_nusd: int = 0
     activity: tuple[Activity, ...]
     steps: tuple[StepView, ...]
     open_steps: int

@@ -153,7 +153,7 @@ USAGE: dict[str, tuple[list[str], int, str]] = {
     "no slot": (["worker", "--concurrency", "0"], 2, "0 is not in the range x>=1"),
     "a pool": (["worker", "--pool", "fibers"], 2, "'fibers' is not one of"),
     "an account": (["budget", "set", "nosuch", "5"], 2, "accounts are fleet, tenant:NAME"),
-    "a path as session": (["budget", "set", "session:../x", "5"], 2, "cannot be used"),
+    "a path as a session's account": (["budget", "set", "session:../x", "5"], 2, "cannot be used"),
     "a path as account": (["budget", "set", "tenant:../x", "5"], 2, "accounts are fleet"),
     "NaN dollars": (["budget", "set", "fleet", "nan"], 2, "'nan' is not a finite number"),
     "all dollars": (["budget", "set", "fleet", "inf"], 2, "is not in the range"),
