@@ -855,6 +855,20 @@ def test_past_its_deadline_what_was_sent_is_charged_and_what_was_not_is_free(
     assert [money(ledger, scope) for scope in SCOPES] == [(300, 0, 300)] * 4
 
 
+def test_a_hold_that_stands_again_and_is_overdue_ends_in_the_same_sweep(ledger: AnyLedger) -> None:
+    reserve(ledger, "closing", 200, deadline_ms=AT_ONCE_MS)
+    reserve(ledger, "call", 200, deadline_ms=AT_ONCE_MS, replaces="closing")
+
+    assert ledger.expire_overdue(limit=1) == 1
+    assert [entry.state for entry in ledger.entries("s")] == ["held", "void"]
+    assert ledger.expire_overdue(limit=10) == 1
+
+    reserve(ledger, "closing-2", 200, deadline_ms=AT_ONCE_MS)
+    reserve(ledger, "call-2", 200, deadline_ms=AT_ONCE_MS, replaces="closing-2")
+    assert ledger.expire_overdue(limit=10) == 2
+    assert money(ledger) == (0, 0, 0)
+
+
 def test_what_is_not_overdue_or_has_ended_is_left_alone(ledger: AnyLedger) -> None:
     reserve_and_send(ledger, "a", 100)
     reserve(ledger, "b", 100, deadline_ms=AT_ONCE_MS)

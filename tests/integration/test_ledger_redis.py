@@ -130,6 +130,7 @@ def one_of_everything(client: redis.Redis) -> RedisLedger:
             deadline_ms=600_000,
         )
     ledger.settle("ended", 5, usage=Usage())
+    ledger.promise("s", 10, ("fleet",))
     RedisRegister(client).take_turn("mark", "w", for_ms=60_000)
     return ledger
 

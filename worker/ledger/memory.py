@@ -535,19 +535,25 @@ class MemoryLedger:
     @_atomic
     def expire_overdue(self, *, limit: int) -> int:
         """End reservations past their deadline: held -> void, sent -> charged. Returns how many."""
+        ended = 0
+        # Again: a hold that stands again for one that was never sent may be overdue too.
+        while overdue := self._overdue(limit - ended):
+            for reservation in overdue:
+                if reservation.state is EntryState.HELD:
+                    self._give_back(reservation, "never sent")
+                else:
+                    self._charge_bound(reservation, "deadline")
+            ended += len(overdue)
+        return ended
+
+    def _overdue(self, limit: int) -> list[_Reservation]:
         now_ms = self._clock.now_ms()
         overdue = sorted(
             (reservation.deadline_ms, name)
             for name, reservation in self._books.reservations.items()
             if reservation.is_open and reservation.deadline_ms <= now_ms
-        )[:limit]
-        for _, name in overdue:
-            reservation = self._books.reservations[name]
-            if reservation.state is EntryState.HELD:
-                self._give_back(reservation, "never sent")
-            else:
-                self._charge_bound(reservation, "deadline")
-        return len(overdue)
+        )
+        return [self._books.reservations[name] for _, name in overdue[:limit]]
 
     @_atomic
     def entries(self, session_id: str) -> tuple[Entry, ...]:
