@@ -155,6 +155,7 @@ def test_only_what_belongs_to_a_session_and_has_ended_expires(client: redis.Redi
 
     lasting = {key for key in keys_of(client) if client.pttl(key) == -1}
     assert {key.removeprefix("{diagnosis}:bud:") for key in lasting} == {
+        "p:fleet",
         "a:fleet",
         "r:open",
         "open",
