@@ -199,8 +199,19 @@ class _Overheard:
         on_start: Callable[[Usage], None],
         stopped: Callable[[], bool],
     ) -> TeacherReply:
-        self.hear(request)
-        return self.provider.send(request, on_answer=on_answer, on_start=on_start, stopped=stopped)
+        going_out = [request]
+
+        def stopped_first() -> bool:
+            """Ask before the request goes out: one that was stopped there was heard by nobody."""
+            if stopped():
+                return True
+            if going_out:
+                self.hear(going_out.pop())
+            return False
+
+        return self.provider.send(
+            request, on_answer=on_answer, on_start=on_start, stopped=stopped_first
+        )
 
 
 @dataclass(slots=True)
