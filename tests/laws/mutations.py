@@ -86,7 +86,7 @@ MUTATIONS = (
     Mutation(
         law=3,
         path="worker/runner.py",
-        old="follow=_announcements(lease.session_id, follow),",
+        old="follow=_announcements(after.session, follow),",
         new="follow=(),",
         says="what follows from a commit is not in it",
     ),
