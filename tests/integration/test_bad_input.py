@@ -257,6 +257,8 @@ def _faulty(yard: Yard, case: Fault, teacher: str) -> Played:
     """Play a session while the teacher's API has faults."""
     yard.ask(teacher, "/_sim/reset", {"only": ["script", "faults"]})
     yard.ask(teacher, "/_sim/faults", {"faults": list(case.faults)})
+    # The one before may have stopped the account for everybody, or asked for a day.
+    yard.harness.system.limiter.lift(yard.harness.system.settings.teachers[teacher].account)
     return _ended(yard, teacher, "fault", limits=case.limits)
 
 

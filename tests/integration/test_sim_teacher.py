@@ -436,7 +436,7 @@ def test_a_fault_breaks_the_call_and_is_billed_for_what_was_done(
     assert line.outcome is outcome
     assert line.billed == (outcome is not Outcome.UNANSWERED)
     assert (line.amount_nano_usd > 0) == line.billed
-    assert control(teacher, "GET", "/_sim/bill")["open_requests"] == 0
+    wait_until(lambda: control(teacher, "GET", "/_sim/bill")["open_requests"] == 0)
 
 
 def test_a_stream_that_is_cut_is_billed_for_the_prompt_and_what_was_given(

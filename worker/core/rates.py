@@ -77,6 +77,9 @@ TURN_MS = 5_000
 #: A waiting step is told again within these bounds, wherever it stands in the line.
 LEAST_WAIT_MS = 50
 LONGEST_WAIT_MS = 15_000
+#: A server may ask for a day, and no session shall wait for that: whoever hears it gives its call up
+#: (`worker.runner.LONGEST_WAIT_MS`, as long), and holds up nobody else.
+LONGEST_PAUSE_MS = 900_000
 #: What an output is taken to be before one was seen, and a call's length.
 FIRST_OUTPUT_TOKENS = 1_000
 FIRST_LATENCY_MS = 1_000
@@ -482,8 +485,10 @@ def ending_of_student_fault(fault: StudentFault, chance: float) -> Ending:
 
 
 def _pause_ms(asked_ms: int | None, chance: float) -> int:
-    """Return for how long nobody calls: what the server asks for, else about a second."""
-    return asked_ms if asked_ms is not None else int(PAUSE_MS * (0.5 + chance / 2))
+    """Return for how long nobody calls: what the server asks for within reason, else about a second."""
+    if asked_ms is None or asked_ms > LONGEST_PAUSE_MS:
+        return int(PAUSE_MS * (0.5 + chance / 2))
+    return asked_ms
 
 
 _SAID_CHARS = 300

@@ -119,6 +119,8 @@ def in_stream(error_type: str) -> TeacherFault:
     ("fault", "outcome", "pause_ms", "stops"),
     [
         (status(429, retry_after_ms=7_000), "limited", 7_000, False),
+        (status(429, retry_after_ms=900_000), "limited", 900_000, False),
+        (status(429, retry_after_ms=86_400_000), "limited", 1_000, False),
         (status(429), "limited", 1_000, False),
         (status(429, error_code="ramp_limit_exceeded", retry_after_ms=9), "overloaded", 9, False),
         (status(529), "overloaded", 1_000, False),
