@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from worker.artifacts.s3 import S3Artifacts
+from worker.batched import BatchedTeacher
 from worker.bundle.cache import BundleCache
 from worker.checkpoints import Checkpoints
 from worker.clock import SystemClock
@@ -47,7 +48,7 @@ from worker.steps.context import Ports
 from worker.steps.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import redis
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from worker.ports import Hints, Ledger, Student
     from worker.settings import Settings, StudentSettings, TeacherSettings
     from worker.spool import SpoolEvent
+    from worker.teacher.anthropic import AnthropicTeacher
     from worker.wire.result import DiagnoseResult
 
 __all__ = ["System", "build", "build_artifacts", "owner_name", "provision"]
@@ -140,6 +142,9 @@ def build(
     prefixes = RedisPrefixes(client, prefix=settings.key_prefix)
     checkpoints = Checkpoints(journal, ledger, artifacts, SystemClock(), doubt=epoch.doubt)
     spool = _spool(settings, ledger, spooled)
+    clients = LazyMap(
+        {name: partial(_client, teacher, closing) for name, teacher in settings.teachers.items()}
+    )
     ports = Ports(
         ledger=ledger,
         artifacts=artifacts,
@@ -151,14 +156,20 @@ def build(
                     _teacher,
                     name,
                     teacher,
+                    clients,
                     ledger,
                     checkpoints,
                     spool=spool,
                     gates=gates,
                     prefixes=prefixes,
-                    closing=closing,
                 )
                 for name, teacher in settings.teachers.items()
+            }
+        ),
+        batches=LazyMap(
+            {
+                name: partial(_batched, name, settings, clients, ledger, checkpoints)
+                for name in settings.teachers
             }
         ),
         students=LazyMap(
@@ -322,17 +333,7 @@ def _spool(
     )
 
 
-def _teacher(
-    name: str,
-    settings: TeacherSettings,
-    ledger: RedisLedger,
-    checkpoints: Checkpoints,
-    *,
-    spool: Spool | None,
-    gates: _Gates,
-    prefixes: RedisPrefixes,
-    closing: ExitStack,
-) -> PaidTeacher:
+def _client(settings: TeacherSettings, closing: ExitStack) -> AnthropicTeacher:
     # Imported here: the SDK takes 40 MB that only the teacher queue needs.
     from worker.teacher.anthropic import AnthropicTeacher  # noqa: PLC0415
 
@@ -340,9 +341,39 @@ def _teacher(
         base_url=settings.base_url, api_key=settings.api_key.get_secret_value()
     )
     closing.callback(teacher.close)
+    return teacher
+
+
+def _batched(
+    name: str,
+    settings: Settings,
+    clients: Mapping[str, AnthropicTeacher],
+    ledger: RedisLedger,
+    checkpoints: Checkpoints,
+) -> BatchedTeacher:
+    return BatchedTeacher(
+        clients[name],
+        ledger,
+        SystemClock(),
+        first_poll_ms=round(settings.batch_poll_s * 1000),
+        note=checkpoints.note_sent,
+    )
+
+
+def _teacher(
+    name: str,
+    settings: TeacherSettings,
+    clients: Mapping[str, AnthropicTeacher],
+    ledger: RedisLedger,
+    checkpoints: Checkpoints,
+    *,
+    spool: Spool | None,
+    gates: _Gates,
+    prefixes: RedisPrefixes,
+) -> PaidTeacher:
     gate = gates.make(f"teacher {name}", settings.account, settings.limits, short_ms=SHORT_MS)
     return PaidTeacher(
-        teacher,
+        clients[name],
         ledger,
         note=checkpoints.note_sent,
         gate=TeacherGate(gate, group=settings.rate_group),

@@ -77,6 +77,7 @@ def admit(request: DiagnoseRequest, settings: Settings) -> SessionSpec:
         extraction_model=teacher.extraction_model or "",
         judge_name=request.judge,
         when_money_lacks=_when_money_lacks(request, settings),
+        batches=settings.batches if request.batches is None else request.batches,
         expected_cost_nusd=expected.cost_nusd,
         expected_cost_source=expected.source,
     )

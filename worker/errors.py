@@ -22,6 +22,7 @@ __all__ = [
     "Cancelled",
     "DiagnosisError",
     "IllegalEvent",
+    "InBatch",
     "LeaseLost",
     "Misconfigured",
     "NotYet",
@@ -97,6 +98,18 @@ class LeaseLost(DiagnosisError):
 
 class NotYet(DiagnosisError):
     """Something must end first (a paid call under way). Cure: none needed; it is tried again."""
+
+
+class InBatch(NotYet):
+    """A call is in a batch of the provider. Cure: none needed; it is asked about again.
+
+    Attributes:
+        retry_after_ms: When it is worth asking.
+    """
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        super().__init__(message, retry_after_ms=retry_after_ms)
+        self.retry_after_ms = retry_after_ms
 
 
 class RateLimited(DiagnosisError):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from worker.core.batches import Answered  # noqa: TC001 - dataclass field
 from worker.core.checkpoints import FIRST_LIFE
 from worker.core.teaching import JudgeRequest, TeacherReply, TeacherRequest, Verdict
 from worker.core.waiting import Room
@@ -26,6 +27,9 @@ __all__ = [
     "Account",
     "Announcement",
     "Artifacts",
+    "Batch",
+    "BatchAnswer",
+    "Batches",
     "Claim",
     "Claimed",
     "Clock",
@@ -762,6 +766,60 @@ class Teacher(Protocol):
         Raises:
             TeacherFault: With what the provider did with it and whether to try again.
         """
+        ...
+
+
+# --------------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch of requests, as the provider lists it."""
+
+    batch_id: str
+    #: Every request in it has ended, and its answers can be read.
+    ended: bool
+    created_ms: int
+    #: How many requests it holds.
+    requests: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchAnswer:
+    """What became of one request of a batch."""
+
+    answered: Answered
+    #: None unless it succeeded.
+    reply: TeacherReply | None = None
+    #: What the provider says of one that did not.
+    why: str = ""
+
+
+class Batches(Protocol):
+    """The provider's batches of requests, at half the price. One HTTP request a method.
+
+    All raise `TeacherFault` when that fails: with whether a batch may have been made, and whether
+    to ask again.
+    """
+
+    def create(self, request: TeacherRequest, *, custom_id: str) -> str:
+        """Make a batch of one request; return the provider's id of it."""
+        ...
+
+    def look(self, batch_id: str) -> Batch:
+        """Return how a batch stands."""
+        ...
+
+    def answer(self, batch: Batch, *, custom_id: str) -> BatchAnswer | None:
+        """Return what became of a request in a batch that has ended; None where it is not in it."""
+        ...
+
+    def recent(self, *, since_ms: int) -> tuple[Batch, ...]:
+        """Return the batches that were made since then, the newest first."""
+        ...
+
+    def cancel(self, batch_id: str) -> None:
+        """Ask for a batch to end early."""
         ...
 
 

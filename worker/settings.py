@@ -253,6 +253,18 @@ class Settings(BaseSettings):
         description="For requests that do not say: where the accounts cannot carry what a session is "
         "expected to cost, it starts if they carry its closing call, waits, or is refused.",
     )
+    batches: bool = Field(
+        False,
+        description="For requests that do not say: judgements and the extraction go through the "
+        "provider's Message Batches, at half the price; each may take up to a day, within the "
+        "session's `max_duration_s`.",
+    )
+    batch_poll_s: float = Field(
+        30,
+        ge=0.1,
+        le=60,
+        description="First pause before a batch is asked about; pauses grow to ten times as much.",
+    )
     expected_session_usd: float | None = Field(
         None,
         gt=0,

@@ -108,6 +108,7 @@ def fork_request(
             "flagged_trace_ids": spec.flagged_trace_ids,
             "reveal_references": spec.reveal_references,
             "when_money_lacks": spec.when_money_lacks,
+            "batches": spec.batches,
             "limits": {
                 "max_turns": spec.limits.max_turns,
                 "max_tool_calls": spec.limits.max_tool_calls,

@@ -10,7 +10,7 @@ the ledger counts nano-dollars, rounded up once per call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from worker.errors import UnknownModel
@@ -28,6 +28,7 @@ __all__ = [
     "price_or_none",
     "known_models",
     "cost_nusd",
+    "halved",
     "usd",
 ]
 
@@ -120,6 +121,20 @@ def cost_nusd(price: Price, usage: Usage) -> int:
         + usage.cache_read_tokens * rates.cache_read_pusd
     )
     return -(-picos // _PICO_PER_NANO)
+
+
+def halved(price: Price) -> Price:
+    """Return what the same model costs in a batch: half, of every class of token, exactly."""
+    long_rates = None if price.long_rates is None else _half(price.long_rates)
+    return replace(price, rates=_half(price.rates), long_rates=long_rates)
+
+
+def _half(rates: Rates) -> Rates:
+    halves: dict[str, int] = {}
+    for each in fields(Rates):
+        halves[each.name], rest = divmod(getattr(rates, each.name), 2)
+        assert rest == 0, "every rate of the table is an even number of pico-dollars"
+    return Rates(**halves)
 
 
 def usd(nusd: int) -> str:

@@ -293,6 +293,8 @@ class SessionSpec:
     expected_cost_source: str = ""
     #: None for a session that began with nothing.
     forked: Fork | None = None
+    #: Whether judgements and the extraction wait for batches of the provider, at half the price.
+    batches: bool = False
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -305,4 +307,7 @@ class SessionSpec:
         )
 
 
-CallKind = Literal["explore", "close", "extract", "self_run", "judge"]
+#: What ends in `_batch` was sent in a batch of the provider, at half the price.
+CallKind = Literal[
+    "explore", "close", "extract", "self_run", "judge", "judge_batch", "extract_batch"
+]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from worker.artifacts.upload import Upload, upload_all
-from worker.core import evidence, keys, report
+from worker.core import batches, evidence, keys, report
 from worker.core.diagnosis import diagnosis_md
 from worker.core.events import SessionEnded
 from worker.core.findings import Cost, Findings
@@ -163,12 +163,50 @@ def _settle_accounts(step: Step) -> None:
     ledger = step.ports.ledger
     ledger.void(closing_hold_id(step.session_id), "not needed")
     ledger.release(step.session_id, shared(step.session.spec))
+    if step.session.spec.batches:
+        _close_batches(step)
     account = ledger.account(f"session:{step.session_id}")
     if account is not None and account.held_nusd > 0:
         raise NotYet(
             f"{account.held_nusd} nano-dollars of session {step.session_id!r} are under way",
             held_nusd=account.held_nusd,
         )
+
+
+def _close_batches(step: Step) -> None:
+    """Cancel the batches that nobody waits for any more, and settle them; ten minutes at the most.
+
+    Raises:
+        NotYet: One has not ended yet.
+    """
+    ledger = step.ports.ledger
+    entries = ledger.entries(step.session_id)
+    known = frozenset(entry.request_id for entry in entries)
+    late = _quiet_ms(step) > batches.CLOSE_PATIENCE_MS
+    waits: NotYet | None = None
+    for entry in entries:
+        if not batches.is_batched(entry.kind):
+            continue
+        if entry.state is EntryState.HELD:
+            ledger.void(entry.reservation_id, "not sent")
+        elif entry.state is EntryState.SENT and late:
+            ledger.charge_unknown(entry.reservation_id, "its session ended, and its batch did not")
+        elif entry.state is EntryState.SENT:
+            spec = step.session.spec
+            account = spec.judge if entry.kind == "judge_batch" else spec.teacher
+            try:
+                if account in step.ports.batches:
+                    step.ports.batches[account].close(entry, known=known)
+            except NotYet as exc:
+                waits = exc
+    if waits is not None:
+        raise waits
+
+
+def _quiet_ms(step: Step) -> int:
+    """Return for how long the session has been waiting for nothing but its end."""
+    records = step.ports.records(step.session_id)
+    return step.ports.clock.now_ms() - records[-1].at_ms if records else 0
 
 
 def _what_is_left(text_of: Callable[[Payload], str]) -> Callable[[Payload], str]:

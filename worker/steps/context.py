@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from worker.core.checkpoints import FIRST_LIFE, began_ms
@@ -16,6 +16,7 @@ from worker.errors import BundleInvalid, Cancelled, RateLimited, RequestInvalid
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from worker.batched import BatchedTeacher
     from worker.bundle.benchmark import Sample
     from worker.core.judging import Comparison
     from worker.core.machine import Session
@@ -108,6 +109,8 @@ class Ports:
     #: Makes a session's result readable to whoever enqueued it; takes its runtime in seconds.
     #: Idempotent.
     publish: Callable[[DiagnoseResult, float], None]
+    #: By the name that requests use; a teacher that is not here takes no batches.
+    batches: Mapping[str, BatchedTeacher] = field(default_factory=dict[str, "BatchedTeacher"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +189,7 @@ class Step:
         prompt_bound_tokens: int,
         number: int = 1,
         replaces: str | None = None,
+        batch_kind: CallKind | None = None,
     ) -> PaidReply:
         """Make one paid call, to its end.
 
@@ -200,13 +204,19 @@ class Step:
             prompt_bound_tokens: Upper bound of the prompt.
             number: 1, 2, …: which paid call of this attempt this is.
             replaces: A held reservation that this call's takes the place of.
+            batch_kind: For the ledger, where the session can wait for a batch; None never waits.
 
         Raises:
+            InBatch: It is in a batch that has not ended.
             RateLimited: The first call of the step has to wait; a later one is waited for here,
                 since the step would pay for the ones before it again.
             BudgetDenied, TeacherFault: With the ledger put right.
             Cancelled: The step was told to stop before anything was sent.
         """
+        if batch_kind is not None and self.session.spec.batches:
+            paid = self._pay_in_batch(request, batch_kind, account, prompt_bound_tokens)
+            if paid is not None:
+                return paid
         while True:
             self.check()
             try:
@@ -222,6 +232,24 @@ class Step:
                 if number == 1 or exc.retry_after_ms > _LONGEST_HELD_MS:
                     raise
                 self._sleep(exc.retry_after_ms)
+
+    def _pay_in_batch(
+        self, request: TeacherRequest, kind: CallKind, account: str, prompt_bound_tokens: int
+    ) -> PaidReply | None:
+        """Do what is next for a call in a batch; None where an ordinary one is to be made."""
+        if account not in self.ports.batches:
+            return None
+        return self.ports.batches[account].call(
+            request,
+            reservation_id=f"{self._reservation_id(1)}-batch",
+            session_id=self.session_id,
+            scopes=self.session.spec.scopes,
+            kind=kind,
+            step_id=self.step_id,
+            prompt_bound_tokens=prompt_bound_tokens,
+            check=self.check,
+            fresh=self.attempt == 1 and self.life == FIRST_LIFE,
+        )
 
     def _sleep(self, ms: int) -> None:
         """Wait, unless the step is told to stop."""

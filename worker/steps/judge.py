@@ -24,8 +24,10 @@ __all__ = ["PaidJudge", "judge_run"]
 class PaidJudge:
     """Asks the session's judge, and adds up what it cost within one step."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, *, can_wait: bool = False) -> None:
+        """Take a step; one that can wait has its first call made in a batch, if its session can."""
         self._step = step
+        self._can_wait = can_wait
         self._calls = 0
         #: What the calls of this step have cost so far.
         self.cost_nusd = 0
@@ -68,6 +70,7 @@ class PaidJudge:
             account=self._step.session.spec.judge,
             prompt_bound_tokens=prompt_bound_tokens(sum(json_bytes(part) for part in parts)),
             number=self._calls,
+            batch_kind="judge_batch" if self._can_wait and self._calls == 1 else None,
         )
         self.cost_nusd += paid.cost_nusd
         return paid.reply
@@ -77,13 +80,14 @@ def judge_run(step: Step, command: JudgeRun) -> RunJudged:
     """Have the judge score a run that no scorer could.
 
     Raises:
+        InBatch: The judge is asked in a batch that has not ended.
         TeacherFault, BudgetDenied: As the paid call met them; the run then counts neither way.
     """
     run = _run(step, command)
     assert run.record is not None, "a run is judged after it was recorded"
     assert run.record.output is not None, "an empty run needs no judge"
     sample = step.sample(run.spec.task_id)
-    judge = PaidJudge(step)
+    judge = PaidJudge(step, can_wait=True)
     verdict = judge.score(sample.query, step.text_of(run.record.output), sample.reference_answer)
     return RunJudged(
         turn=command.turn,

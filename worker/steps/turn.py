@@ -33,6 +33,7 @@ def take_turn(step: Step, command: TakeTurn) -> TeacherReplied | TeacherStopped:
 
     Raises:
         TeacherFault: The call failed and may be tried again.
+        InBatch: It is the extraction, in a batch that has not ended.
         BudgetDenied: The session pauses for want of money.
         Cancelled: The step was told to stop.
     """
@@ -69,6 +70,7 @@ def _pay(step: Step, command: TakeTurn, request: TeacherRequest) -> PaidReply:
         account=step.session.spec.teacher,
         prompt_bound_tokens=transcript.prompt_bound_tokens(step.session, request, step.text_of),
         replaces=closing_hold_id(step.session_id) if closes else None,
+        batch_kind="extract_batch" if command.purpose is Purpose.EXTRACT else None,
     )
 
 

@@ -13,12 +13,13 @@ import logging
 import sys
 import urllib.request
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 
 from worker.core.rates import told_rates
 from worker.core.teacher_faults import Failure, What, retry_after_ms, teacher_fault
 from worker.core.teaching import TeacherReply
 from worker.errors import Misconfigured
+from worker.teacher import batches
 from worker.teacher.assembly import Assembly, BrokenReply, ProviderError, event_of
 from worker.teacher.watched import Answer, Ended, Watch, WatchedBackend, Watches
 
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
 
     from worker.core.teaching import TeacherRequest
     from worker.core.values import Usage
+    from worker.ports import Batch, BatchAnswer
 
 __all__ = ["AnthropicTeacher"]
+
+_T = TypeVar("_T")
 
 #: The bounds of `worker.core.bounds` hold for standard capacity, wherever there is some.
 _PINNED = {"service_tier": "standard_only", "inference_geo": "global"}
@@ -41,6 +45,11 @@ _MAX_IDLE_CONNECTIONS = 16
 _DRAIN_S = 0.2
 #: The SDK and its HTTP client write whole prompts, or headers, into their DEBUG logs.
 _LOGGERS = ("anthropic", "httpx2", "httpcore2")
+#: Of a request about a batch: making one, and reading its answer, take seconds.
+_BATCH_TIMEOUT_MS = 60_000
+#: How many batches a page lists, and how many pages are looked through.
+_PAGE = 100
+_PAGES = 20
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -105,10 +114,6 @@ class AnthropicTeacher:
         Raises:
             TeacherFault: With what the provider did with it and whether to try again.
         """
-        errors = (
-            *(self._sdk.AnthropicError, self._http.HTTPError, self._http.StreamError),
-            *(Ended, BrokenReply, ProviderError, UnicodeDecodeError),
-        )
         watch = Watch(timeout_ms=request.timeout_ms, stopped=stopped)
         with self._watches.using(watch):
             try:
@@ -116,8 +121,110 @@ class AnthropicTeacher:
                 with self._post(request, watch) as stream:
                     on_answer(_request_id(stream))
                     return self._read(stream, request, watch, on_start)
-            except errors as exc:
+            except self._errors as exc:
                 self._fail(exc, watch)
+
+    # ------------------------------------------------------------------------------------- batches
+
+    def create(self, request: TeacherRequest, *, custom_id: str) -> str:
+        """Make a batch of one request; return the provider's id of it.
+
+        Raises:
+            TeacherFault: With whether one may have been made.
+        """
+        body = _body(request)
+        del body["stream"]
+        sent = {"requests": [{"custom_id": custom_id, "params": body}]}
+        return self._told_of("POST", lambda: batches.PATH, sent, batches.batch_of).batch_id
+
+    def look(self, batch_id: str) -> Batch:
+        """Return how a batch stands.
+
+        Raises:
+            TeacherFault: It cannot be asked about.
+        """
+        return self._told_of("GET", lambda: batches.path_of(batch_id), None, batches.batch_of)
+
+    def answer(self, batch: Batch, *, custom_id: str) -> BatchAnswer | None:
+        """Return what became of a request in a batch that has ended; None where it is not in it.
+
+        Raises:
+            TeacherFault: The results cannot be read.
+        """
+
+        def read(response: httpx2.Response) -> BatchAnswer | None:
+            return batches.answer_of(
+                response.content.decode(),
+                custom_id=custom_id,
+                cache_ttl="5m",
+                request_id=response.headers.get("request-id", ""),
+            )
+
+        return self._asked("GET", lambda: batches.path_of(batch.batch_id, "/results"), None, read)
+
+    def recent(self, *, since_ms: int) -> tuple[Batch, ...]:
+        """Return the batches that were made since then, the newest first.
+
+        Raises:
+            TeacherFault: They cannot be listed.
+        """
+        found: list[Batch] = []
+        path = f"{batches.PATH}?limit={_PAGE}"
+        for _ in range(_PAGES):
+            page = self._told_of("GET", lambda path=path: path, None, batches.batches_of)
+            found += (batch for batch in page if batch.created_ms >= since_ms)
+            if len(page) < _PAGE or page[-1].created_ms < since_ms:
+                break
+            path = f"{batches.PATH}?limit={_PAGE}&after_id={page[-1].batch_id}"
+        return tuple(found)
+
+    def cancel(self, batch_id: str) -> None:
+        """Ask for a batch to end early.
+
+        Raises:
+            TeacherFault: That could not be asked.
+        """
+        self._told_of("POST", lambda: batches.path_of(batch_id, "/cancel"), {}, batches.batch_of)
+
+    def _told_of(
+        self,
+        method: str,
+        path: Callable[[], str],
+        body: dict[str, Any] | None,
+        read: Callable[[dict[str, Any]], _T],
+    ) -> _T:
+        """Return what `read` makes of the JSON that the provider answers with."""
+        return self._asked(method, path, body, lambda answer: read(event_of(answer.text)))
+
+    def _asked(
+        self,
+        method: str,
+        path: Callable[[], str],
+        body: dict[str, Any] | None,
+        read: Callable[[httpx2.Response], _T],
+    ) -> _T:
+        """Make one request that is not streamed, and return what `read` makes of its answer."""
+        watch = Watch(timeout_ms=_BATCH_TIMEOUT_MS, stopped=lambda: False)
+        options: Any = {"timeout": self._timeout}
+        with self._watches.using(watch):
+            try:
+                if method == "GET":
+                    answer = self._client.get(path(), cast_to=self._http.Response, options=options)
+                else:
+                    answer = self._client.post(
+                        path(), body=body, cast_to=self._http.Response, options=options
+                    )
+                return read(answer)
+            except self._errors as exc:
+                self._fail(exc, watch)
+
+    @property
+    def _errors(self) -> tuple[type[Exception], ...]:
+        """What a call can end with."""
+        return (
+            *(self._sdk.AnthropicError, self._http.HTTPError, self._http.StreamError),
+            *(Ended, BrokenReply, ProviderError, UnicodeDecodeError),
+        )
 
     def close(self) -> None:
         """Close the connections."""

@@ -127,6 +127,9 @@ class DiagnoseRequest(_Strict):
     #: Where its accounts cannot carry what it is expected to cost: it starts all the same, waits
     #: for its start, or is refused. None takes the workers' setting.
     when_funds_lack: Literal["start", "wait", "refuse"] | None = None
+    #: Whether it can wait for judgements and the extraction, up to a day each, at half the price.
+    #: None takes the workers' setting.
+    batches: bool | None = Field(None, strict=True)
     #: Begins with a part of another session's journal; the bundle must be that session's.
     fork: ForkRequest | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from worker.embedded.teacher.api_error import ApiError, invalid
+from worker.embedded.teacher.batches import BatchSwitch, kept_batches
 from worker.embedded.teacher.faults import FaultList
 from worker.embedded.teacher.limits import BucketLimits
 from worker.embedded.teacher.script import ScriptBody
@@ -85,6 +86,16 @@ def _set_limits(desk: Desk, body: bytes) -> dict[str, Any]:
     return _limits(desk, b"")
 
 
+def _batches(desk: Desk, body: bytes) -> dict[str, Any]:
+    del body
+    return kept_batches(desk)
+
+
+def _switch_batches(desk: Desk, body: bytes) -> dict[str, Any]:
+    desk.batches.switch = read_shape(BatchSwitch, read_json(body))
+    return _batches(desk, b"")
+
+
 def _script(desk: Desk, body: bytes) -> dict[str, Any]:
     del body
     return {"left": desk.script.left, "overruns": desk.script.overruns}
@@ -112,6 +123,8 @@ _ENDPOINTS: Mapping[tuple[str, str], Callable[[Desk, bytes], dict[str, Any]]] = 
     ("POST", "/_sim/faults"): _add_faults,
     ("GET", "/_sim/limits"): _limits,
     ("POST", "/_sim/limits"): _set_limits,
+    ("GET", "/_sim/batches"): _batches,
+    ("POST", "/_sim/batches"): _switch_batches,
     ("GET", "/_sim/script"): _script,
     ("GET", "/_sim/script_overrun"): _script,
     ("POST", "/_sim/script"): _play_script,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.embedded.teacher.api_error import ApiError
+from worker.embedded.teacher.batches import Batches
 from worker.embedded.teacher.cache import PromptCache
 from worker.embedded.teacher.catalogue import MODELS
 from worker.embedded.teacher.faults import Faults
@@ -132,6 +133,7 @@ class Desk:
     buckets: Buckets = field(default_factory=Buckets)
     script: Script = field(default_factory=Script)
     log: RequestLog = field(default_factory=RequestLog)
+    batches: Batches = field(default_factory=Batches)
     #: What went wrong inside the simulator itself. A test wants this empty.
     crashes: list[str] = field(default_factory=list[str])
     _cache: PromptCache = field(default_factory=PromptCache)

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 from worker.embedded.teacher.api_error import ApiError
+from worker.embedded.teacher.batches import BATCHES, Lost, answer_batches
 from worker.embedded.teacher.control import answer_control
 from worker.embedded.teacher.desk import Desk, Received
 from worker.embedded.teacher.exchange import COUNT_TOKENS, MESSAGES, Disconnected, Exchange
 from worker.embedded.teacher.usage_report import USAGE_REPORT, usage_report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["TeacherServer"]
 
@@ -116,6 +117,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "POST" and path in {MESSAGES, COUNT_TOKENS}:
             self._converse(path, body)
             return
+        if path == BATCHES or path.startswith(f"{BATCHES}/"):
+            self._batch(path, body)
+            return
         connection = _HttpConnection(self)
         try:
             answer = self._told(path, body)
@@ -133,15 +137,37 @@ class _Handler(BaseHTTPRequestHandler):
             return usage_report(lines, query, now_ms=self._desk.clock.now_ms())
         return answer_control(self._desk, self.command, path, body)
 
+    def _batch(self, path: str, body: bytes) -> None:
+        connection = _HttpConnection(self)
+        with self._desk.request() as number:
+            received = self._received(number, path, body)
+            headers = {"request-id": received.request_id}
+            query = parse_qs(urlsplit(self.path).query)
+            try:
+                answer = answer_batches(self._desk, received, self.command, query)
+            except ApiError as error:
+                body_ = error.body(received.request_id)
+                connection.send(error.status, headers | error.headers, body_)
+            except Lost:
+                connection.drop(reset=True)
+            else:
+                if isinstance(answer, list):
+                    connection.send_lines(200, headers, answer)
+                else:
+                    connection.send(200, headers, answer)
+
+    def _received(self, number: int, path: str, body: bytes) -> Received:
+        return Received(
+            sequence_no=number,
+            path=path,
+            headers={name.lower(): value for name, value in self.headers.items()},
+            body=body,
+            received_ms=self._desk.clock.now_ms(),
+        )
+
     def _converse(self, path: str, body: bytes) -> None:
         with self._desk.request() as number:
-            received = Received(
-                sequence_no=number,
-                path=path,
-                headers={name.lower(): value for name, value in self.headers.items()},
-                body=body,
-                received_ms=self._desk.clock.now_ms(),
-            )
+            received = self._received(number, path, body)
             Exchange(self._desk, _HttpConnection(self), received).run()
 
     def _read_body(self) -> bytes | None:
@@ -167,6 +193,15 @@ class _HttpConnection:
     def send(self, status: int, headers: Mapping[str, str], body: Mapping[str, Any]) -> None:
         encoded = _encoded(body)
         self._send_head(status, headers, len(encoded))
+        self._write(encoded)
+
+    def send_lines(
+        self, status: int, headers: Mapping[str, str], lines: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Send JSON Lines."""
+        encoded = b"".join(_encoded(line) + b"\n" for line in lines)
+        whole = {"content-type": "application/x-jsonl", "content-length": str(len(encoded))}
+        self._send_headers(status, {**whole, **headers})
         self._write(encoded)
 
     def send_half(self, status: int, headers: Mapping[str, str], body: Mapping[str, Any]) -> None:
