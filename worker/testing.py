@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from worker.core.batches import Answered
 from worker.core.epoch import NO_MARK, Mark, Position
 from worker.core.teaching import TeacherReply, TeacherRequest
 from worker.core.values import RunOutcome, Usage
 from worker.errors import StudentFault, TeacherFault
-from worker.ports import StudentAnswer
+from worker.ports import Batch, BatchAnswer, StudentAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ __all__ = [
     "ManualClock",
     "MemoryRegister",
     "CollectedHints",
+    "MemoryBatches",
     "ScriptedTeacher",
     "TeacherLine",
     "calls_tools",
@@ -259,6 +261,100 @@ class ScriptedTeacher:
                 f"{left} lines of the script were never asked for, after "
                 f"{len(self.requests)} requests; the first is {self._lines[0]!r}"
             )
+
+
+class MemoryBatches:
+    """`ports.Batches` in memory: what is made ends after a while, as `ends` says.
+
+    It has a bill of its own, and prices nothing: whoever uses it says what a request costs.
+    """
+
+    def __init__(self, clock: ManualClock, reply: TeacherReply, *, takes_ms: int = 0) -> None:
+        """Take the clock, what every request is answered, and how long a batch takes."""
+        self._clock = clock
+        self._reply = reply
+        self.takes_ms = takes_ms
+        #: How batches that are made from now on end.
+        self.ends = Answered.SUCCEEDED
+        #: Raised by the next operations, in this order, instead of an answer.
+        self.faults: deque[TeacherFault] = deque()
+        #: custom id, when it ends and how, by batch; in the order in which they were made.
+        self.made: dict[str, tuple[str, int, Answered, int]] = {}
+
+    @property
+    def succeeded(self) -> int:
+        """How many requests were answered, and are billed."""
+        now_ms = self._clock.now_ms()
+        return sum(
+            ends is Answered.SUCCEEDED and at_ms <= now_ms
+            for _, at_ms, ends, _ in self.made.values()
+        )
+
+    def create(self, request: TeacherRequest, *, custom_id: str) -> str:
+        """Make a batch of one request.
+
+        Raises:
+            TeacherFault: One was asked for.
+        """
+        self._fail()
+        assert request.max_tokens > 0, "a batch takes no empty replies"
+        batch_id = f"msgbatch_{len(self.made) + 1}"
+        now_ms = self._clock.now_ms()
+        self.made[batch_id] = (custom_id, now_ms + self.takes_ms, self.ends, now_ms)
+        return batch_id
+
+    def look(self, batch_id: str) -> Batch:
+        """Return how a batch stands.
+
+        Raises:
+            TeacherFault: One was asked for, or there is no such batch.
+        """
+        self._fail()
+        if batch_id not in self.made:
+            raise TeacherFault(f"no batch {batch_id!r}", billing="unbilled", retry="never")
+        _, ends_ms, _, created_ms = self.made[batch_id]
+        ended = ends_ms <= self._clock.now_ms()
+        return Batch(batch_id=batch_id, ended=ended, created_ms=created_ms, requests=1)
+
+    def answer(self, batch: Batch, *, custom_id: str) -> BatchAnswer | None:
+        """Return what became of a request; None where it is not in the batch.
+
+        Raises:
+            TeacherFault: One was asked for, or the batch has not ended.
+        """
+        self._fail()
+        held, _, ends, _ = self.made[batch.batch_id]
+        if not self.look(batch.batch_id).ended:
+            raise TeacherFault("no results yet", billing="unbilled", retry="never")
+        if held != custom_id:
+            return None
+        reply = self._reply if ends is Answered.SUCCEEDED else None
+        return BatchAnswer(answered=ends, reply=reply)
+
+    def recent(self, *, since_ms: int) -> tuple[Batch, ...]:
+        """Return the batches that were made since then, the newest first.
+
+        Raises:
+            TeacherFault: One was asked for.
+        """
+        self._fail()
+        batches = [self.look(batch_id) for batch_id in reversed(self.made)]
+        return tuple(batch for batch in batches if batch.created_ms >= since_ms)
+
+    def cancel(self, batch_id: str) -> None:
+        """End a batch that has not ended.
+
+        Raises:
+            TeacherFault: One was asked for, or there is no such batch.
+        """
+        self._fail()
+        if not self.look(batch_id).ended:
+            held, _, _, created_ms = self.made[batch_id]
+            self.made[batch_id] = (held, self._clock.now_ms(), Answered.CANCELED, created_ms)
+
+    def _fail(self) -> None:
+        if self.faults:
+            raise self.faults.popleft()
 
 
 def _prompt_of(usage: Usage) -> Usage:

@@ -18,6 +18,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+from worker.core.batches import ASKED_AT_MOST_MS, is_batched
 from worker.core.costs import plus
 from worker.core.values import Usage
 
@@ -187,6 +188,9 @@ def _span_ms(charge: Charge) -> tuple[int, int]:
     """Return the time in which a call's tokens were counted, if they were."""
     end_ms = charge.ended_ms or charge.created_ms + LONGEST_MS
     run_on_ms = RUN_ON_MS if charge.state == "expired" else 0
+    if is_batched(charge.kind) and charge.state == "expired":
+        # Its session may have ended before its batch.
+        end_ms = max(end_ms, charge.created_ms + ASKED_AT_MOST_MS)
     return charge.created_ms - CLOCKS_MS, end_ms + run_on_ms + CLOCKS_MS
 
 
