@@ -22,7 +22,7 @@ from worker.core.findings import Cost, Findings
 from worker.core.report import StoredFile
 from worker.core.results import call_result
 from worker.core.values import Outcome
-from worker.errors import BadInput, Misconfigured, NotYet, Unavailable
+from worker.errors import BadInput, NotYet, Unavailable
 from worker.payloads import PayloadLost
 from worker.ports import EntryState
 from worker.steps.context import closing_hold_id
@@ -184,7 +184,7 @@ def _close_batches(step: Step) -> None:
     entries = ledger.entries(step.session_id)
     known = frozenset(entry.request_id for entry in entries)
     late = _quiet_ms(step) > batches.CLOSE_PATIENCE_MS
-    waits: NotYet | Misconfigured | None = None
+    waits: NotYet | None = None
     for entry in entries:
         if not batches.is_batched(entry.kind):
             continue
@@ -198,7 +198,7 @@ def _close_batches(step: Step) -> None:
             try:
                 if account in step.ports.batches:
                     step.ports.batches[account].close(entry, known=known)
-            except (NotYet, Misconfigured) as exc:
+            except NotYet as exc:
                 waits = exc
     if waits is not None:
         raise waits

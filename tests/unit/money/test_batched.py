@@ -203,6 +203,17 @@ def test_whoever_dies_while_reading_it_is_bought_once(dies_at: int) -> None:
     bench.check_paid_once()
 
 
+def test_money_for_a_batch_is_held_for_as_long_as_it_may_take() -> None:
+    bench = Bench()
+    with pytest.raises(InBatch):
+        bench.call()
+
+    bench.clock.advance(24 * 3_600_000)
+    bench.ledger.expire_overdue(limit=100)
+
+    assert (bench.entry.state, bench.account.held_nusd) == (EntryState.SENT, BOUND)
+
+
 def test_a_reply_that_was_settled_and_not_committed_is_read_again() -> None:
     bench = Bench()
     first = bench.to_the_end()
@@ -261,6 +272,35 @@ def test_what_nobody_heard_of_and_is_nowhere_is_charged_at_its_bound() -> None:
     assert (bench.account.posted_nusd, bench.account.held_nusd) == (BOUND, 0)
     assert bench.entry.state is EntryState.EXPIRED
     assert bench.to_the_end() is None
+
+
+def test_batches_that_others_make_later_are_not_waited_for() -> None:
+    bench = Bench()
+    bench.provider.faults.append(unheard())
+    with pytest.raises(InBatch):
+        bench.call()
+    bought_ms = bench.clock.now_ms()
+    bench.clock.advance(FIND_MS + 200_000)
+    bench.provider.create(REQUEST, custom_id="d-of-somebody-else")
+
+    assert bench.to_the_end() is None
+
+    assert bench.clock.now_ms() - bought_ms < FIND_MS + 600_000
+    assert bench.entry.state is EntryState.EXPIRED
+
+
+def test_batches_of_the_same_minutes_are_waited_for() -> None:
+    bench = Bench()
+    bench.provider.faults.append(unheard())
+    with pytest.raises(InBatch):
+        bench.call()
+    bought_ms = bench.clock.now_ms()
+    bench.provider.takes_ms = 6 * TAKES_MS
+    bench.provider.create(REQUEST, custom_id="d-of-somebody-else")
+
+    assert bench.to_the_end() is None
+
+    assert bench.clock.now_ms() - bought_ms >= 6 * TAKES_MS
 
 
 def test_a_ledger_that_was_charged_for_it_is_put_right_by_its_answer() -> None:

@@ -250,6 +250,18 @@ def test_half_an_hour_passes_before_anything_is_decided(minutes: int, refunded: 
     assert len(verdict.refunds) == refunded
 
 
+@pytest.mark.parametrize(("hours", "refunded"), [(4, 0), (26, 0), (28, 1)])
+def test_a_batch_may_be_billed_for_a_day_after_its_session_ended(hours: int, refunded: int) -> None:
+    one = expired(1)
+    batched = replace(one, charge=replace(one.charge, kind="judge_batch"))
+    calls = [settled(0), batched]
+    end_ms = hours * 60 * MINUTE_MS
+
+    verdict = decided(calls, export(calls, end_ms=end_ms), now_ms=BEGAN_MS + end_ms)
+
+    assert len(verdict.refunds) == refunded
+
+
 def test_a_short_export_is_as_young_as_its_last_bucket() -> None:
     calls = [settled(0), expired(0)]
 
