@@ -280,7 +280,7 @@ class BatchedTeacher:
         """
         candidates = self._candidates(entry, known)
         for batch in candidates:
-            answer = self._answer_in(batch, entry) if batch.ended else None
+            answer = self._answer_if_readable(batch, entry) if batch.ended else None
             if answer is not None:
                 return self._adopt(entry, batch.batch_id), answer
         late = self._clock.now_ms() - entry.created_ms > core.FIND_MS
@@ -296,6 +296,15 @@ class BatchedTeacher:
             for batch in recent
             if batch.requests == 1 and batch.created_ms <= until_ms and batch.batch_id not in known
         )
+
+    def _answer_if_readable(self, batch: Batch, entry: Entry) -> BatchAnswer | None:
+        """Return what `_answer_in` does; somebody else's results may be gone, and say nothing."""
+        try:
+            return self._answer_in(batch, entry)
+        except TeacherFault as fault:
+            if fault.retry != "never":
+                raise
+            return None
 
     def _answer_in(self, batch: Batch, entry: Entry) -> BatchAnswer | None:
         custom_id = core.custom_id(entry.reservation_id)

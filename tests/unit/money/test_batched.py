@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from worker.paid import PaidReply
-    from worker.ports import Account, Entry
+    from worker.ports import Account, Batch, BatchAnswer, Entry
 
 MODEL = "claude-haiku-4-5"
 SCOPES = ("fleet", "session:s")
@@ -287,6 +287,26 @@ def test_batches_that_others_make_later_are_not_waited_for() -> None:
 
     assert bench.clock.now_ms() - bought_ms < FIND_MS + 600_000
     assert bench.entry.state is EntryState.EXPIRED
+
+
+class Unreadable(MemoryBatches):
+    """The results of the newest batch are gone."""
+
+    def answer(self, batch: Batch, *, custom_id: str) -> BatchAnswer | None:
+        if batch.batch_id == list(self.made)[-1]:
+            raise unheard("never", "unbilled")
+        return super().answer(batch, custom_id=custom_id)
+
+
+def test_results_of_others_that_are_gone_hide_nothing() -> None:
+    bench = Bench()
+    bench.provider = Unreadable(bench.clock, says("yes", usage=USAGE), takes_ms=TAKES_MS)
+    with pytest.raises(Crash):
+        bench.call(dies_at=8)
+    bench.provider.create(REQUEST, custom_id="d-of-somebody-else")
+
+    assert bench.to_the_end() is not None
+    assert (bench.account.posted_nusd, bench.account.held_nusd) == (COST, 0)
 
 
 def test_batches_of_the_same_minutes_are_waited_for() -> None:
