@@ -11,18 +11,21 @@ from tests.unit.core.strategies import spec_with
 from tests.unit.runner.desk import SESSION, Desk
 from worker.batched import BatchedTeacher
 from worker.core.batches import CLOSE_PATIENCE_MS, HELD_MS, Answered
-from worker.core.events import SessionOpened
-from worker.core.machine import fold
+from worker.core.commands import TakeTurn
+from worker.core.events import BundlePrepared, SessionOpened, TeacherReplied
+from worker.core.machine import fold, wanted
 from worker.core.teaching import TeacherRequest
-from worker.core.values import Limits, Usage
+from worker.core.values import Ending, Limits, Purpose, Text, Usage
 from worker.errors import InBatch, Misconfigured, NotYet
 from worker.paid import PaidReply
 from worker.ports import EntryState
 from worker.steps.conclude import conclude
 from worker.steps.context import Step
+from worker.steps.turn import take_turn
 from worker.testing import MemoryBatches, says
 
 if TYPE_CHECKING:
+    from worker.core.events import Event
     from worker.core.values import CallKind
     from worker.ports import Entry
     from worker.steps.context import Ports
@@ -60,7 +63,7 @@ class Session:
 
     @property
     def ports(self) -> Ports:
-        batched = BatchedTeacher(self.provider, self.ledger, self.clock, first_poll_ms=30_000)
+        batched = batched_by(self)
         return replace(
             self.desk.runner._ports,
             teachers={self.spec.judge: cast("Any", self.payer)},
@@ -89,6 +92,10 @@ class Session:
     @property
     def entry(self) -> Entry:
         return self.ledger.entries(SESSION)[-1]
+
+
+def batched_by(session: Session) -> BatchedTeacher:
+    return BatchedTeacher(session.provider, session.ledger, session.clock, first_poll_ms=30_000)
 
 
 def test_the_session_waits_and_then_has_its_reply() -> None:
@@ -136,6 +143,44 @@ def test_a_teacher_that_takes_no_batches_is_called_at_once() -> None:
     )
 
     assert paid is ORDINARY
+
+
+def test_the_extraction_waits_too_and_the_turns_before_it_do_not() -> None:
+    session = Session()
+    spec = replace(session.spec, teacher_model="claude-opus-4-6")
+    past: list[Event] = [
+        SessionOpened(spec=spec),
+        BundlePrepared(brief=Text(text="brief"), traces=1, tasks=1),
+    ]
+    ports = replace(session.ports, batches=dict.fromkeys([spec.teacher], batched_by(session)))
+    ports = replace(ports, teachers={spec.teacher: cast("Any", session.payer)})
+    (explore,) = wanted(fold(past))
+    unread = Ending(diagnosis=Text(text="It fails at dates."), clusters=())
+    past.append(
+        TeacherReplied(
+            turn=1,
+            purpose=Purpose.EXPLORE,
+            content=Text(text='[{"type": "text", "text": "It fails at dates."}]'),
+            stop_reason="end_turn",
+            ending=unread,
+        )
+    )
+    (extract,) = wanted(fold(past))
+
+    assert isinstance(explore, TakeTurn)
+    assert isinstance(extract, TakeTurn)
+    assert extract.purpose is Purpose.EXTRACT
+    take_turn(replace(session.step(ports), session=fold(past[:2]), step_id="turn/1"), explore)
+    assert session.provider.made == {}
+    with pytest.raises(InBatch):
+        take_turn(replace(session.step(ports), session=fold(past), step_id="extract"), extract)
+    assert len(session.provider.made) == 1
+    assert session.entry.kind == "extract_batch"
+
+    concluding = replace(session.step(ports), session=fold(past))
+    with pytest.raises(Exception, match="opens"):
+        conclude(concluding)
+    assert session.entry.state is EntryState.VOID
 
 
 # ------------------------------------------------------------------------------------------ the end
