@@ -83,10 +83,12 @@ class BundleCache:
             raise BundleInvalid(f"{sha256!r} is no SHA-256 in lower-case hexadecimal")
         self._give_back_forgotten()
         with _take_turn(self._turns, self._mutex, sha256):
-            opened, fetched = self._reuse(sha256), False
+            opened = self._reuse(sha256)
+            entered = opened is None
             if opened is None:
-                opened, fetched = self._enter(sha256, fetch)
-        if fetched:
+                opened = self._enter(sha256, fetch)
+        if entered:
+            # Also where another process fetched it: that one cannot evict it while it is in use here.
             self._shrink()
         return Bundle(
             opened.content,
@@ -111,9 +113,9 @@ class BundleCache:
                 opened.users += 1
             return opened
 
-    def _enter(self, sha256: str, fetch: Callable[[Path], None]) -> tuple[_Open, bool]:
-        """Open a bundle that this process has not open, and say whether it had to be fetched."""
-        folder, fetched = self._directory / sha256, False
+    def _enter(self, sha256: str, fetch: Callable[[Path], None]) -> _Open:
+        """Open a bundle that this process has not open, fetched if it is not here."""
+        folder = self._directory / sha256
         lock = _Lock(self._lock_path(sha256), fcntl.LOCK_SH)
         try:
             if not is_intact(folder):
@@ -121,7 +123,6 @@ class BundleCache:
                     # Another process may have been first.
                     if not is_intact(folder):
                         self._install(sha256, fetch)
-                        fetched = True
             opened = _Open(load(folder, sha256), lock)
         except BaseException:
             lock.close()
@@ -129,7 +130,7 @@ class BundleCache:
         lock.touch()
         with self._mutex:
             self._open[sha256] = opened
-        return opened, fetched
+        return opened
 
     def _install(self, sha256: str, fetch: Callable[[Path], None]) -> None:
         """Fetch and unpack a bundle; the lock for that is held."""
