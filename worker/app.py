@@ -13,10 +13,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from celery import Celery, bootsteps, signals
+from celery import Celery, signals
 from celery.utils.nodenames import default_nodename, host_format
 
 from worker import bootstrap
+from worker.chore import Chore
 from worker.clock import SystemClock
 from worker.consumer import RefillTicker
 from worker.core import policy
@@ -86,180 +87,96 @@ def _publish_again(result: DiagnoseResult, runtime_s: float) -> None:
     CeleryResults(app, hostname=_hostname).publish(result, runtime_s)
 
 
-class Sweeper(bootsteps.StartStopStep):
+class Sweeper(Chore):
     """The sweep in every worker: tells overdue steps, whoever died."""
 
-    def __init__(self, parent: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Celery's signature
-        super().__init__(parent, **kwargs)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+    chore = "sweep"
+    every_s = policy.SWEEP_MS / 1000
 
-    def start(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
-        """Sweep from now on."""
-        del parent
-        self._thread.start()
-
-    def stop(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
-        """Stop sweeping."""
-        del parent
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-
-    terminate = stop
-
-    def _run(self) -> None:
-        while not self._stopped.wait(_sweep_pause_s()):
-            try:
-                metrics().swept(system().runner.sweep())
-            except Unavailable as exc:
-                _log.warning("sweep waits", error=str(exc))
-            except Exception:  # noqa: BLE001 - the sweep goes on, whatever one round met
-                _log.exception("sweep failed")
+    def round(self) -> None:
+        """Sweep."""
+        metrics().swept(system().runner.sweep())
 
 
-def _sweep_pause_s() -> float:
-    """Return the time to the next sweep; half of it is chance, so that a fleet spreads out."""
-    return policy.SWEEP_MS / 1000 * (0.5 + random.random())  # noqa: S311 - jitter
-
-
-app.steps["worker"].add(Sweeper)
-
-
-class Watcher(bootsteps.StartStopStep):
+class Watcher(Chore):
     """Looks after Redis' epoch in every worker, and says whether the worker can work.
 
-    It has a thread of its own: steps are swept while a lost Redis is rebuilt.
+    Apart from the sweep: steps are swept while a lost Redis is rebuilt, and a rebuilding that is cut
+    is begun anew by another worker.
     """
+
+    chore = "watch"
+    every_s = 0.8
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Celery's signature
         super().__init__(parent, **kwargs)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self._readiness = Readiness(load_settings().ready_file, metrics().ready.set)
 
-    def start(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
-        """Watch from now on."""
-        del parent
-        self._thread.start()
+    def first_pause_s(self) -> float:
+        """Return 0: a worker that starts says at once how it stands."""
+        return 0.0
 
-    def stop(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
-        """Stop watching; a rebuilding that is cut is begun anew by another worker."""
-        del parent
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
+    def round(self) -> None:
+        """Look, and say what was found; a look that failed is not ready either."""
+        try:
+            tended = system().rescue.tend()
+        except Exception as exc:
+            self._readiness.say(ready=False, why=repr(exc))
+            raise
+        self._readiness.say(ready=tended.ready, why=tended.why)
 
-    terminate = stop
-
-    def _run(self) -> None:
-        readiness = Readiness(load_settings().ready_file, metrics().ready.set)
-        pause_s = 0.0
-        while not self._stopped.wait(pause_s):
-            pause_s = _WATCH_S * (0.5 + random.random())  # noqa: S311 - jitter
-            try:
-                tended = system().rescue.tend()
-                readiness.say(ready=tended.ready, why=tended.why)
-            except Exception as exc:  # noqa: BLE001 - it goes on, whatever one round met
-                _log.exception("watch failed")
-                readiness.say(ready=False, why=repr(exc))
-        readiness.withdraw()
+    def ended(self) -> None:
+        """Say nothing any more."""
+        self._readiness.withdraw()
 
 
-#: Between two looks at Redis; half of it is chance.
-_WATCH_S = 0.8
-
-app.steps["worker"].add(Watcher)
-
-
-class Pruner(bootsteps.StartStopStep):
+class Pruner(Chore):
     """Lets ended sessions leave Redis, once an hour in every worker that serves the control queue.
 
-    It has a thread of its own: a sweep must not wait while artifacts are read back. Workers start at
-    odd times and what one has pruned is gone for the next, so they need no agreement.
+    Apart from the sweep, which must not wait while artifacts are read back. Workers start at odd times
+    and what one has pruned is gone for the next, so they need no agreement.
     """
 
-    def __init__(self, parent: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Celery's signature
-        super().__init__(parent, **kwargs)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pruner", daemon=True)
+    chore = "prune"
+    every_s = 3_600.0
 
-    def start(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
-        """Prune from now on, the first time within an hour."""
+    def is_wanted(self, parent: Any) -> bool:  # noqa: ANN401 - Celery's worker
+        """Whether the worker serves the control queue."""
         queues: Any = parent.app.amqp.queues.consume_from
-        if _CONTROL in queues:
-            self._thread.start()
+        return Queue.CONTROL.value in queues
 
-    def stop(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
-        """Stop after the session at hand."""
-        del parent
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
+    def first_pause_s(self) -> float:
+        """Return any time within the hour."""
+        return self.every_s * random.random()  # noqa: S311 - jitter
 
-    terminate = stop
-
-    def _run(self) -> None:
-        pause_s = _PRUNE_S * random.random()  # noqa: S311 - jitter
-        while not self._stopped.wait(pause_s):
-            pause_s = _PRUNE_S
-            try:
-                prune_now(self._stopped.is_set)
-            except Unavailable as exc:
-                _log.warning("prune waits", error=str(exc))
-            except Exception:  # noqa: BLE001 - it goes on, whatever one round met
-                _log.exception("prune failed")
+    def round(self) -> None:
+        """Prune; a stop is heeded after the session at hand."""
+        prune_now(self.is_stopped)
 
 
-class Archivist(bootsteps.StartStopStep):
+class Archivist(Chore):
     """Puts the ledger's transitions away, in every worker, and says how the ledger stands.
 
-    It has a thread of its own: a sweep must not wait for the object store. Workers need no agreement:
-    Redis says which part is next, and one conditional write of it wins.
+    Apart from the sweep, which must not wait for the object store. Workers need no agreement: Redis
+    says which part is next, and one conditional write of it wins.
     """
+
+    chore = "archive"
+    every_s = 5.0
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Celery's signature
         super().__init__(parent, **kwargs)
-        self._stopped = threading.Event()
         self._watch = LedgerWatch()
-        self._thread = threading.Thread(target=self._run, name="archivist", daemon=True)
 
-    def start(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
-        """Archive from now on."""
-        del parent
-        self._thread.start()
-
-    def stop(self, parent: Any) -> None:  # noqa: ANN401 - Celery's signature
-        """Stop after the part at hand."""
-        del parent
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-
-    terminate = stop
-
-    def _run(self) -> None:
-        while not self._stopped.wait(_ARCHIVE_S * (0.5 + random.random())):  # noqa: S311 - jitter
-            try:
-                self._round()
-            except Unavailable as exc:
-                _log.warning("archive waits", error=str(exc))
-            except Exception:  # noqa: BLE001 - it goes on, whatever one round met
-                _log.exception("archive failed")
-
-    def _round(self) -> None:
+    def round(self) -> None:
         """Look first: what is wrong with the ledger is said while the object store is away, too."""
         parts = system()
         metrics().ledger(**self._watch.look(parts.ledger, parts.ledger.accounts()))
-        archive(parts.ledger, parts.artifacts, stopped=self._stopped.is_set)
+        archive(parts.ledger, parts.artifacts, stopped=self.is_stopped)
 
 
-app.steps["worker"].add(Archivist)
-
-#: Between two rounds of the archivist, about.
-_ARCHIVE_S = 5.0
-_CONTROL = Queue.CONTROL.value
-#: Between two rounds of the pruner.
-_PRUNE_S = 3_600.0
+for _chore in (Sweeper, Watcher, Pruner, Archivist):
+    app.steps["worker"].add(_chore)
 
 
 def prune_now(stopped: Callable[[], bool]) -> int:
@@ -280,9 +197,6 @@ def prune_now(stopped: Callable[[], bool]) -> int:
             break
     _log.info("pruned", sessions=left)
     return left
-
-
-app.steps["worker"].add(Pruner)
 
 
 def run_worker(settings: Settings, queues: list[str], slots: int, pool: str, label: str) -> int:

@@ -30,7 +30,10 @@ from worker.settings import load_settings
 from worker.status import PrunedView, pruned_view, view
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from worker.bootstrap import System
+    from worker.runner import Runner
     from worker.settings import Settings
     from worker.status import SessionView
     from worker.wire.result import DiagnoseResult
@@ -45,6 +48,7 @@ __all__ = [
     "status",
     "watch",
 ]
+
 
 #: How often a watched session is read.
 LOOK_EVERY_S = 0.4
@@ -110,54 +114,48 @@ def result(session_id: str, timeout_s: float, as_json: bool) -> None:  # noqa: F
     sys.exit(0 if found.outcome == "concluded" else ENDED_OTHERWISE)
 
 
+def _reason(shown: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option `--reason`; `shown` says where it stands afterwards."""
+    default = "asked for on the command line"
+    return click.option("--reason", default=default, show_default=True, help=shown)
+
+
+def _tell(
+    session_id: str, reason: str, what: Callable[[Runner], Callable[[str, str], bool]]
+) -> None:
+    """Ask something of a session, with a reason; exit 5 where there is none that could do it."""
+    with connected() as system:
+        if not what(system.runner)(session_id, plain(reason)[:MOST_REASON_CHARS]):
+            fail(f"session {session_id!r} is unknown or has ended", code=NOT_FOUND)
+
+
 @click.command()
 @click.argument("session_id", type=SESSION_ID)
-@click.option(
-    "--reason",
-    default="asked for on the command line",
-    show_default=True,
-    help="Stands in the report.",
-)
+@_reason("Stands in the report.")
 def cancel(session_id: str, reason: str) -> None:
     """Stop SESSION_ID; what is known by then is still written to its artifacts."""
-    with connected() as system:
-        if not system.runner.cancel(session_id, plain(reason)[:MOST_REASON_CHARS]):
-            fail(f"session {session_id!r} is unknown or has ended", code=NOT_FOUND)
+    _tell(session_id, reason, lambda runner: runner.cancel)
     console.print(f"{session_id} is told to stop; its artifacts follow.")
 
 
 @click.command()
 @click.argument("session_id", type=SESSION_ID)
-@click.option(
-    "--reason",
-    default="asked for on the command line",
-    show_default=True,
-    help="Shown until it is resumed.",
-)
+@_reason("Shown until it is resumed.")
 def pause(session_id: str, reason: str) -> None:
     """Let SESSION_ID stand still until `resume`: what is under way is finished, nothing else begins.
 
     Its time limit stands still too. After `limits.max_pause_s` it ends with what it has.
     """
-    with connected() as system:
-        if not system.runner.pause(session_id, plain(reason)[:MOST_REASON_CHARS]):
-            fail(f"session {session_id!r} is unknown or has ended", code=NOT_FOUND)
+    _tell(session_id, reason, lambda runner: runner.pause)
     console.print(f"{session_id} stands still; `diagnosis resume {session_id}` lets it go on.")
 
 
 @click.command()
 @click.argument("session_id", type=SESSION_ID)
-@click.option(
-    "--reason",
-    default="asked for on the command line",
-    show_default=True,
-    help="Stands in the journal.",
-)
+@_reason("Stands in the journal.")
 def resume(session_id: str, reason: str) -> None:
     """Let SESSION_ID go on. One that waits for money tries again, and waits again without it."""
-    with connected() as system:
-        if not system.runner.resume(session_id, plain(reason)[:MOST_REASON_CHARS]):
-            fail(f"session {session_id!r} is unknown or has ended", code=NOT_FOUND)
+    _tell(session_id, reason, lambda runner: runner.resume)
     console.print(f"{session_id} goes on.")
 
 

@@ -19,7 +19,7 @@ def parent(*queues: str) -> SimpleNamespace:
 
 
 def pruners() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "pruner"]
+    return [thread for thread in threading.enumerate() if thread.name == "prune"]
 
 
 @pytest.mark.parametrize(
