@@ -11,22 +11,20 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
 
 from worker.core import keys
-from worker.core.costs import Charge
-from worker.core.values import Usage
+from worker.core.costs import Charge, Cost
 from worker.errors import BadInput
 from worker.ports import EntryState
-from worker.wire.costs import read_costs, read_refund
+from worker.wire.costs import cost_of, read_costs, read_refund
 from worker.wire.manifest import read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from worker.ports import Artifacts, Entry
-    from worker.wire.costs import CostRow
 
 __all__ = ["Collected", "collect", "night_of"]
 
@@ -119,7 +117,7 @@ def collect(
                 charges += found
             progress(done, of)
     for done, place in enumerate(running, start=len(places) + 1):
-        charges += (_charge(place, entry) for entry in ledger.entries(place.session))
+        charges += (_charge(place, cost_of(entry)) for entry in ledger.entries(place.session))
         progress(done, of)
     lost = {session for session, _ in unreadable}
     return Collected(
@@ -147,7 +145,7 @@ class _Reader:
         """Return an ended session's charges, or why they cannot be read."""
         try:
             rows = read_costs(self._costs(place))
-            return list(self._corrected(place.session, [_read(place, row) for row in rows]))
+            return list(self._corrected(place.session, [_charge(place, row) for row in rows]))
         except BadInput as exc:
             return str(exc)
 
@@ -179,7 +177,7 @@ class _Reader:
         key = keys.refund(charge.session, charge.reservation_id)
         entry = later.get(charge.reservation_id)
         if entry is not None and entry.state is not EntryState.EXPIRED:
-            return _charge(_Place(charge.tenant, charge.campaign, charge.session), entry)
+            return _charge(_Place(charge.tenant, charge.campaign, charge.session), cost_of(entry))
         if key in self._refunds:
             note = read_refund(self._artifacts.get(key) or b"")
             return replace(charge, state="refunded", actual_nusd=0, why=note.why)
@@ -204,35 +202,12 @@ def _running(
             yield place
 
 
-def _read(place: _Place, row: CostRow) -> Charge:
-    told = row.model_dump(exclude={"usage"})
-    usage = None if row.usage is None else Usage(**row.usage.model_dump())
+def _charge(place: _Place, cost: Cost) -> Charge:
+    told = {each.name: getattr(cost, each.name) for each in fields(Cost)}
     return Charge(
         session=place.session,
         tenant=place.tenant,
         campaign=place.campaign,
-        night=night_of(row.created_ms),
-        usage=usage,
+        night=night_of(cost.created_ms),
         **told,
-    )
-
-
-def _charge(place: _Place, entry: Entry) -> Charge:
-    return Charge(
-        session=place.session,
-        tenant=place.tenant,
-        campaign=place.campaign,
-        night=night_of(entry.created_ms),
-        kind=entry.kind,
-        model=entry.model,
-        state=entry.state.value,
-        reservation_id=entry.reservation_id,
-        step_id=entry.step_id,
-        amount_nusd=entry.amount_nusd,
-        actual_nusd=entry.actual_nusd,
-        usage=entry.usage,
-        request_id=entry.request_id,
-        why=entry.why,
-        created_ms=entry.created_ms,
-        ended_ms=entry.ended_ms,
     )

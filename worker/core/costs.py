@@ -15,7 +15,7 @@ from worker.core.values import Usage
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["DIMENSIONS", "Charge", "Dimension", "Sum", "plus", "summed", "total", "unknown"]
+__all__ = ["DIMENSIONS", "Charge", "Cost", "Dimension", "Sum", "plus", "summed", "total", "unknown"]
 
 Dimension = Literal["campaign", "tenant", "model", "kind", "night", "session"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
@@ -25,30 +25,40 @@ _OPEN = frozenset({"held", "sent"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
-    """One reservation, wherever it was read."""
+class Cost:
+    """One reservation, as the ledger has it; `costs.jsonl` has those of its session's end."""
 
-    session: str
-    tenant: str
-    campaign: str
-    #: The day, noon to noon UTC, in which it was made; `unknown` where that is not known.
-    night: str
-    kind: str
-    model: str
-    #: An `EntryState`.
-    state: str
     reservation_id: str
     step_id: str
+    #: A `CallKind`.
+    kind: str
+    model: str
+    #: `held`, `sent`, `settled`, `expired`, `void` or `refunded`.
+    state: str
     #: The bound that was held.
     amount_nusd: int
     #: What is charged.
     actual_nusd: int
     usage: Usage | None = None
     request_id: str = ""
+    #: Why it was voided or expired; empty otherwise.
     why: str = ""
-    #: 0 where it is not known.
+    #: By the ledger's clock; 0 where that is not known.
     created_ms: int = 0
+    #: When its outcome was known or given up; 0 for not yet, or not known, or where nothing was
+    #: sent: a hold that is given back at the end is given back later where a worker died.
     ended_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge(Cost):
+    """A reservation with whose it is, wherever it was read."""
+
+    session: str
+    tenant: str
+    campaign: str
+    #: The day, noon to noon UTC, in which it was made; `unknown` where that is not known.
+    night: str
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,43 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from worker.core.costs import Cost
     from worker.core.evidence import CheckedCluster
     from worker.core.machine import Session
-    from worker.core.values import Outcome, Payload, Usage
+    from worker.core.values import Outcome, Payload
 
     TextOf = Callable[[Payload], str]
     #: (session, turn, index, text_of) -> (text, is_error): `transcript.call_result`.
     CallResult = Callable[[Session, int, int, TextOf], tuple[str, bool]]
 
-__all__ = ["Cost", "Findings", "paid_by_call", "paid_by_step", "usd_text"]
+__all__ = ["Findings", "paid_by_call", "paid_by_step", "usd_text"]
 
 _NANO_PER_DOLLAR = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """One reservation of the session, as the ledger has it at the end."""
-
-    reservation_id: str
-    step_id: str
-    #: A `CallKind`.
-    kind: str
-    model: str
-    #: `held`, `sent`, `settled`, `expired`, `void` or `refunded`.
-    state: str
-    #: The bound that was held.
-    amount_nusd: int
-    #: What is charged.
-    actual_nusd: int
-    usage: Usage | None = None
-    request_id: str = ""
-    #: Why it was voided or expired; empty otherwise.
-    why: str = ""
-    #: By the ledger's clock; 0 where that is not known.
-    created_ms: int = 0
-    #: When its outcome was known or given up; 0 for not yet, or not known, or where nothing was
-    #: sent: a hold that is given back at the end is given back later where a worker died.
-    ended_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from worker.artifacts.upload import Upload, upload_all
 from worker.core import batches, evidence, keys, report
 from worker.core.diagnosis import diagnosis_md
 from worker.core.events import SessionEnded
-from worker.core.findings import Cost, Findings
+from worker.core.findings import Findings
 from worker.core.report import StoredFile
 from worker.core.results import call_result
 from worker.core.values import Outcome
@@ -27,6 +27,7 @@ from worker.payloads import PayloadLost
 from worker.ports import EntryState
 from worker.steps.context import closing_hold_id
 from worker.steps.funding import shared
+from worker.wire.costs import cost_of
 from worker.wire.manifest import read_manifest
 from worker.wire.result import ClusterSummary, DiagnoseResult
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from worker.core.machine import Session
     from worker.core.values import Payload
-    from worker.ports import Artifacts, Entry
+    from worker.ports import Artifacts
     from worker.steps.context import Step
 
 __all__ = ["bodies", "conclude", "findings", "read_result"]
@@ -108,7 +109,7 @@ def _without_evidence(step: Step, outcome: Outcome, reason: str) -> Findings:
         outcome=outcome,
         reason=reason,
         clusters=(),
-        costs=tuple(_cost(entry) for entry in step.ports.ledger.entries(step.session_id)),
+        costs=tuple(cost_of(entry) for entry in step.ports.ledger.entries(step.session_id)),
         text_of=_what_is_left(step.text_of),
         call_result=call_result,
         versions={
@@ -231,23 +232,6 @@ def _known_ids(step: Step) -> tuple[Collection[str], Mapping[str, str | None]]:
     except BadInput:
         return (), {}
     return known.task_ids, known.trace_tasks
-
-
-def _cost(entry: Entry) -> Cost:
-    return Cost(
-        reservation_id=entry.reservation_id,
-        step_id=entry.step_id,
-        kind=entry.kind,
-        model=entry.model,
-        state=entry.state.value,
-        amount_nusd=entry.amount_nusd,
-        actual_nusd=entry.actual_nusd,
-        usage=entry.usage,
-        request_id=entry.request_id,
-        why=entry.why,
-        created_ms=entry.created_ms,
-        ended_ms=0 if entry.state is EntryState.VOID else entry.ended_ms,
-    )
 
 
 def _write(step: Step, contents: Mapping[str, bytes]) -> _Written:

@@ -1,45 +1,26 @@
-"""`costs.jsonl` as it is read back, and what is noted when a charge is refunded.
+"""`costs.jsonl` as it is written and read back, and what is noted when a charge is refunded.
 
 Rule: files of every version are readable: what an older worker did not write has its default.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pydantic
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from worker.core.costs import Cost
 from worker.errors import BadInput
+from worker.ports import EntryState
 
-__all__ = ["CostRow", "Refund", "read_costs", "read_refund"]
+if TYPE_CHECKING:
+    from worker.ports import Entry
 
-
-class _UsageRow(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    input_tokens: int = 0
-    cache_write_5m_tokens: int = 0
-    cache_write_1h_tokens: int = 0
-    cache_read_tokens: int = 0
-    output_tokens: int = 0
+__all__ = ["Refund", "cost_of", "read_costs", "read_refund"]
 
 
-class CostRow(BaseModel):
-    """One reservation of an ended session."""
-
-    model_config = ConfigDict(frozen=True)
-
-    reservation_id: str
-    step_id: str
-    kind: str
-    model: str
-    state: str
-    amount_nusd: int
-    actual_nusd: int
-    usage: _UsageRow | None = None
-    request_id: str = ""
-    why: str = ""
-    created_ms: int = 0
-    ended_ms: int = 0
+_ROW = TypeAdapter(Cost)
 
 
 class Refund(BaseModel):
@@ -52,14 +33,36 @@ class Refund(BaseModel):
     why: str
 
 
-def read_costs(body: bytes) -> tuple[CostRow, ...]:
+def cost_of(entry: Entry) -> Cost:
+    """Return a reservation as `costs.jsonl` has it.
+
+    One that was given back has no time: a hold is given back later where a worker died, and the file
+    would not have the same bytes then.
+    """
+    return Cost(
+        reservation_id=entry.reservation_id,
+        step_id=entry.step_id,
+        kind=entry.kind,
+        model=entry.model,
+        state=entry.state.value,
+        amount_nusd=entry.amount_nusd,
+        actual_nusd=entry.actual_nusd,
+        usage=entry.usage,
+        request_id=entry.request_id,
+        why=entry.why,
+        created_ms=entry.created_ms,
+        ended_ms=0 if entry.state is EntryState.VOID else entry.ended_ms,
+    )
+
+
+def read_costs(body: bytes) -> tuple[Cost, ...]:
     """Return the rows of a `costs.jsonl`.
 
     Raises:
         BadInput: It is none.
     """
     try:
-        return tuple(CostRow.model_validate_json(line) for line in body.splitlines())
+        return tuple(_ROW.validate_json(line) for line in body.splitlines())
     except pydantic.ValidationError as exc:
         raise BadInput(
             f"{body[:80]!r} is no costs.jsonl: restore it from the bucket's versions"

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.unit.core.told import Told, cluster, ending, text_of
+from worker.core.costs import Cost
 from worker.core.events import CancelRequested, PreparationFailed, TeacherStopped
 from worker.core.evidence import check, conclude_outcome
-from worker.core.findings import Cost, Findings
+from worker.core.findings import Findings
 from worker.core.values import Limits, Purpose, Stop, Usage
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from tests.unit.core.nights import NIGHTS, found, result_of
 from tests.unit.core.strategies import histories
 from tests.unit.core.told import Told, cluster, ending, text_of
+from worker.core.costs import Cost
 from worker.core.evidence import check, conclude_outcome
-from worker.core.findings import Cost, Findings, paid_by_call, paid_by_step, usd_text
+from worker.core.findings import Findings, paid_by_call, paid_by_step, usd_text
 from worker.core.machine import fold
 from worker.core.report import (
     StoredFile,

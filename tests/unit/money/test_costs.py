@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from worker.artifacts.memory import MemoryArtifacts
 from worker.core import keys, report
-from worker.core.costs import DIMENSIONS, Charge, Dimension, summed, total, unknown
-from worker.core.findings import Cost
+from worker.core.costs import DIMENSIONS, Charge, Cost, Dimension, summed, total, unknown
 from worker.core.report import StoredFile
 from worker.core.values import Usage
 from worker.costs import collect, night_of
