@@ -26,25 +26,22 @@ import structlog
 
 from worker.core import batches as core
 from worker.core.batches import Next
-from worker.core.bounds import cache_writes, call_bound_nusd, why_unbounded
-from worker.core.prices import PRICE_VERSION, cost_nusd, halved, price_of
+from worker.core.prices import cost_nusd, halved, price_of
 from worker.errors import (
-    BadInput,
     BudgetDenied,
     DiagnosisError,
     InBatch,
     TeacherFault,
     Unavailable,
 )
-from worker.paid import PATIENCE_MS, PaidReply
-from worker.ports import Entry, EntryState
+from worker.paid import PATIENCE_MS, PaidReply, bounded, insist, noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from worker.core.teaching import TeacherRequest
     from worker.core.values import CallKind
-    from worker.ports import Batch, BatchAnswer, Batches, Clock, Ledger
+    from worker.ports import Batch, BatchAnswer, Batches, Clock, Entry, Ledger
 
 __all__ = ["BatchedTeacher"]
 
@@ -57,7 +54,6 @@ _KEPT_MS = core.FIND_MS + _CLOCKS_MS
 #: The end of a session asks about its batches this often.
 _CLOSING_POLL_MS = 1_000
 _WHY_CHARS = 200
-_PAUSE_S = 0.5
 
 _WAITS = "waits for a batch of the provider, which may take a day"
 
@@ -354,19 +350,12 @@ class BatchedTeacher:
         return InBatch(why, retry_after_ms=after_ms or self._first_poll_ms)
 
     def _insist(self, transition: Callable[[], _T]) -> _T:
-        """Carry out a transition, again and again while the ledger does not answer.
-
-        Raises:
-            Unavailable: It did not answer for the whole patience.
-        """
-        until_ms = self._clock.now_ms() + self._patience_ms
-        while True:
-            try:
-                return transition()
-            except Unavailable:
-                if self._clock.now_ms() >= until_ms:
-                    raise
-            self._sleep(_PAUSE_S)
+        return insist(
+            transition,
+            patience_ms=self._patience_ms,
+            now_s=lambda: self._clock.now_ms() / 1000,
+            sleep=self._sleep,
+        )
 
 
 def _newest(entries: Sequence[Entry], step_id: str) -> Entry | None:
@@ -395,26 +384,6 @@ def _entry(
         UnknownModel: The model has no price.
         BadInput: Something in the request has no bound.
     """
-    parts = {"system": request.system, "messages": request.messages, "tools": request.tools}
-    reason = why_unbounded(**parts)
-    if reason is not None:
-        raise BadInput(f"the call's cost cannot be bounded: {reason}", reason=reason)
-    writes = cache_writes(**parts)
-    return Entry(
-        reservation_id=reservation_id,
-        state=EntryState.SENT,
-        amount_nusd=call_bound_nusd(
-            halved(price_of(request.model)),
-            prompt_bound_tokens,
-            request.max_tokens,
-            has_5m=writes.has_5m,
-            has_1h=writes.has_1h,
-        ),
-        actual_nusd=0,
-        scopes=tuple(scopes),
-        kind=kind,
-        model=request.model,
-        step_id=step_id,
-        price_version=PRICE_VERSION,
-        created_ms=0,
-    )
+    price = halved(price_of(request.model))
+    call = bounded(request, reservation_id, prompt_bound_tokens, price=price)
+    return noted(call, scopes, kind=kind, step_id=step_id)

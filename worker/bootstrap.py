@@ -22,6 +22,7 @@ from worker.bundle.cache import BundleCache
 from worker.checkpoints import Checkpoints
 from worker.clock import SystemClock
 from worker.core import keys
+from worker.core.prices import nusd
 from worker.door import Door
 from worker.epoch import Epoch
 from worker.errors import BundleInvalid
@@ -254,7 +255,7 @@ def build_artifacts(settings: Settings) -> S3Artifacts:
 def provision(system: System) -> None:
     """Make the accounts that the settings name, where they do not exist yet."""
     for scope, cap_usd in system.settings.budgets.items():
-        system.ledger.open_account(scope, round(cap_usd * 1_000_000_000))
+        system.ledger.open_account(scope, nusd(cap_usd))
 
 
 def owner_name() -> str:

@@ -12,7 +12,7 @@ from worker.core import keys
 from worker.core.admission import Expectation, expected_cost, plan_closing
 from worker.core.events import SessionOpened, SessionPaused
 from worker.core.machine import fold
-from worker.core.prices import PRICE_VERSION, price_of, usd
+from worker.core.prices import PRICE_VERSION, nusd, price_of, usd
 from worker.core.values import Cause, Limits, SessionSpec
 from worker.errors import BadInput, BudgetDenied, RequestInvalid, UnknownModel
 from worker.steps.funding import fund
@@ -197,7 +197,7 @@ class Door:
     def _own_caps(self, spec: SessionSpec) -> dict[str, int]:
         """Return the accounts that a session may make: its own and, where allowed, its campaign's."""
         cap_usd = self._settings.new_campaign_cap_usd
-        campaign = {} if cap_usd is None else {f"campaign:{spec.campaign}": round(cap_usd * 1e9)}
+        campaign = {} if cap_usd is None else {f"campaign:{spec.campaign}": nusd(cap_usd)}
         return {**campaign, spec.scopes[-1]: spec.limits.max_cost_nusd}
 
     def _check_room(self, spec: SessionSpec, caps: dict[str, int], *, waits: bool) -> None:
@@ -273,8 +273,8 @@ def _expected(
     """Return what must be there before the session starts; nothing where it starts anyway."""
     if _when_funds_lack(request, settings) == "start":
         return Expectation(cost_nusd=0, source="")
-    usd = settings.expected_session_usd
-    measured_nusd = None if usd is None else round(usd * 1_000_000_000)
+    measured_usd = settings.expected_session_usd
+    measured_nusd = None if measured_usd is None else nusd(measured_usd)
     return expected_cost(price, limits, closing.hold_nusd, measured_nusd)
 
 

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from worker.prefixes.lead import Lead
     from worker.spool import Spool
 
-__all__ = ["PaidReply", "PaidTeacher"]
+__all__ = ["BoundCall", "PaidReply", "PaidTeacher", "bounded", "insist", "noted"]
 
 _T = TypeVar("_T")
 
@@ -89,7 +89,9 @@ class PaidReply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
+class BoundCall:
+    """A call with all that its bound is made from."""
+
     reservation_id: str
     request: TeacherRequest
     price: Price
@@ -98,6 +100,7 @@ class _Call:
 
     @property
     def bound_nusd(self) -> int:
+        """The most that it can cost."""
         return call_bound_nusd(
             self.price,
             self.prompt_bound_tokens,
@@ -106,7 +109,7 @@ class _Call:
             has_1h=self.writes.has_1h,
         )
 
-    def shrunk_to(self, free_nusd: int) -> _Call | None:
+    def shrunk_to(self, free_nusd: int) -> BoundCall | None:
         """Return the call with as much output as `free_nusd` carries; None where that is no use."""
         fits = affordable_output_tokens(
             self.price,
@@ -197,7 +200,7 @@ class PaidTeacher:
             UnknownModel: The model has no price.
             BadInput: The request has no bound, or the reservation id cannot be one.
         """
-        call = _bounded(request, reservation_id, prompt_bound_tokens)
+        call = bounded(request, reservation_id, prompt_bound_tokens)
         adopted = self._adopt(call, scopes, step_id)
         if adopted is not None:
             return adopted
@@ -206,7 +209,7 @@ class PaidTeacher:
             self._passing(request, reservation_id) as passed,
         ):
             call = self._reserve(call, scopes, kind=kind, step_id=step_id, replaces=replaces)
-            self._go_ahead(call, _noted(call, scopes, kind=kind, step_id=step_id))
+            self._go_ahead(call, noted(call, scopes, kind=kind, step_id=step_id))
             passed.begun()
             reply = self._send(call, stopped, led)
             passed.ending = ending_of_reply(reply)
@@ -219,7 +222,7 @@ class PaidTeacher:
 
     # ------------------------------------------------------------------------------ the spool
 
-    def _adopt(self, call: _Call, scopes: Sequence[str], step_id: str) -> PaidReply | None:
+    def _adopt(self, call: BoundCall, scopes: Sequence[str], step_id: str) -> PaidReply | None:
         """Pay for a reply that lies in the spool, and go on from it; None where there is none."""
         if self._spool is None:
             return None
@@ -245,7 +248,12 @@ class PaidTeacher:
         return paid
 
     def _write_ahead(
-        self, call: _Call, reply: TeacherReply, paid_nusd: int, scopes: Sequence[str], step_id: str
+        self,
+        call: BoundCall,
+        reply: TeacherReply,
+        paid_nusd: int,
+        scopes: Sequence[str],
+        step_id: str,
     ) -> Spooled | None:
         """Have a reply survive this process; nothing depends on it but what a crash costs."""
         if self._spool is None:
@@ -282,16 +290,16 @@ class PaidTeacher:
 
     def _reserve(
         self,
-        call: _Call,
+        call: BoundCall,
         scopes: Sequence[str],
         *,
         kind: CallKind,
         step_id: str,
         replaces: str | None,
-    ) -> _Call:
+    ) -> BoundCall:
         """Hold the call's bound, or a smaller one; return the call that was paid for."""
 
-        def hold(call: _Call) -> _Call:
+        def hold(call: BoundCall) -> BoundCall:
             self._ledger.reserve(
                 call.reservation_id,
                 call.bound_nusd,
@@ -316,7 +324,7 @@ class PaidTeacher:
             self._drop(call)
             raise
 
-    def _go_ahead(self, call: _Call, noted: Entry) -> None:
+    def _go_ahead(self, call: BoundCall, noted: Entry) -> None:
         try:
             self._note_down(noted)
             self._ledger.sent(call.reservation_id)
@@ -342,14 +350,14 @@ class PaidTeacher:
         if slow and not self._ledger.extend(noted.reservation_id, self._kept_ms):
             raise Unavailable("the object store was slow, and the call's hold ended meanwhile")
 
-    def _drop(self, call: _Call) -> None:
+    def _drop(self, call: BoundCall) -> None:
         """Give back what may be held for a request that was not sent; if that fails the sweep does."""
         with suppress(Unavailable):
             self._ledger.void(call.reservation_id, "not sent")
 
     # ------------------------------------------------------------------------------ during
 
-    def _send(self, call: _Call, stopped: Callable[[], bool], led: Led) -> TeacherReply:
+    def _send(self, call: BoundCall, stopped: Callable[[], bool], led: Led) -> TeacherReply:
         def started(usage: Usage) -> None:
             led.began()
             self._narrow(call, usage)
@@ -372,13 +380,13 @@ class PaidTeacher:
             raise
         return reply
 
-    def _answered(self, call: _Call, request_id: str) -> None:
+    def _answered(self, call: BoundCall, request_id: str) -> None:
         """Note the provider's id of the request, by which it can be asked about the outcome."""
         if request_id:
             with suppress(Unavailable):
                 self._ledger.narrow(call.reservation_id, call.bound_nusd, request_id)
 
-    def _narrow(self, call: _Call, started: Usage) -> None:
+    def _narrow(self, call: BoundCall, started: Usage) -> None:
         """Lower the hold to what the exact prompt leaves possible."""
         if started.prompt_tokens == 0:
             return  # Some gateways tell the prompt's size only at the end, and 0 here.
@@ -386,7 +394,7 @@ class PaidTeacher:
         with suppress(Unavailable):
             self._ledger.narrow(call.reservation_id, bound_nusd)
 
-    def _kept_alive(self, call: _Call, stopped: Callable[[], bool]) -> Callable[[], bool]:
+    def _kept_alive(self, call: BoundCall, stopped: Callable[[], bool]) -> Callable[[], bool]:
         """Return `stopped`, but each question also keeps the reservation's deadline ahead."""
         pause_s = self._kept_ms / 1000 / _EXTENSIONS
         next_s = self._now_s() + pause_s
@@ -403,7 +411,7 @@ class PaidTeacher:
 
     # ------------------------------------------------------------------------------ after
 
-    def _account_for(self, call: _Call, fault: TeacherFault) -> None:
+    def _account_for(self, call: BoundCall, fault: TeacherFault) -> None:
         """Charge a failed call at its bound, or give the hold back where that is proven right."""
         why = fault.message[:_WHY_CHARS]
         if fault.billing == "unbilled":
@@ -412,7 +420,7 @@ class PaidTeacher:
             request_id = fault.request_id or ""
             self._insist(lambda: self._ledger.charge_unknown(call.reservation_id, why, request_id))
 
-    def _settle(self, call: _Call, reply: TeacherReply, paid_nusd: int) -> PaidReply:
+    def _settle(self, call: BoundCall, reply: TeacherReply, paid_nusd: int) -> PaidReply:
         within = self._insist(
             lambda: self._ledger.settle(
                 call.reservation_id,
@@ -443,35 +451,51 @@ class PaidTeacher:
         )
 
     def _insist(self, transition: Callable[[], _T]) -> _T:
-        """Carry out a transition, again and again while the ledger does not answer.
-
-        Raises:
-            Unavailable: It did not answer for the whole patience.
-        """
-        until_s = self._now_s() + self._patience_ms / 1000
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                return transition()
-            except Unavailable:
-                if self._now_s() + pause_s > until_s:
-                    raise
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+        return insist(transition, patience_ms=self._patience_ms, now_s=self._now_s)
 
 
-def _bounded(request: TeacherRequest, reservation_id: str, prompt_bound_tokens: int) -> _Call:
-    """Return the call with all that its bound is made from.
+def insist(
+    transition: Callable[[], _T],
+    *,
+    patience_ms: int,
+    now_s: Callable[[], float],
+    sleep: Callable[[float], object] = time.sleep,
+) -> _T:
+    """Carry out what must not be lost, again and again while the ledger does not answer.
+
+    Raises:
+        Unavailable: It did not answer for the whole patience.
+    """
+    until_s = now_s() + patience_ms / 1000
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            return transition()
+        except Unavailable:
+            if now_s() + pause_s > until_s:
+                raise
+        sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def bounded(
+    request: TeacherRequest,
+    reservation_id: str,
+    prompt_bound_tokens: int,
+    *,
+    price: Price | None = None,
+) -> BoundCall:
+    """Return the call with all that its bound is made from, at `price` or at its model's.
 
     Raises:
         UnknownModel: The model has no price.
         BadInput: Something in the request has no bound.
     """
-    price = price_of(request.model)
+    price = price or price_of(request.model)
     reason = why_unbounded(system=request.system, messages=request.messages, tools=request.tools)
     if reason is not None:
         raise BadInput(f"the call's cost cannot be bounded: {reason}", reason=reason)
-    return _Call(
+    return BoundCall(
         reservation_id=reservation_id,
         request=request,
         price=price,
@@ -480,7 +504,7 @@ def _bounded(request: TeacherRequest, reservation_id: str, prompt_bound_tokens: 
     )
 
 
-def _noted(call: _Call, scopes: Sequence[str], *, kind: CallKind, step_id: str) -> Entry:
+def noted(call: BoundCall, scopes: Sequence[str], *, kind: CallKind, step_id: str) -> Entry:
     """Return what must be known of a call whose request may have gone out."""
     return Entry(
         reservation_id=call.reservation_id,

@@ -17,6 +17,7 @@ from worker.cli.connection import connected
 from worker.cli.output import NOT_FOUND, Amount, console, dollars, fail, said
 from worker.core.commands import Queue
 from worker.core.keys import valid_name
+from worker.core.prices import nusd
 from worker.errors import BadInput, DiagnosisError, Misconfigured
 from worker.ledger.keys import is_session
 from worker.settings import MOST_USD, account_scope, load_settings
@@ -161,7 +162,7 @@ def set_cap(scope: str, usd: float) -> None:
 
     Sessions that wait for money look at once. SCOPE may be session:ID too, where there is one.
     """
-    cap_nusd = round(usd * 1_000_000_000)
+    cap_nusd = nusd(usd)
     with connected() as system:
         if is_session(scope) or not system.ledger.open_account(scope, cap_nusd):
             system.ledger.set_cap(scope, cap_nusd)

@@ -135,8 +135,7 @@ def sent_prompt(
         before: The turns before it. What of its prompt is theirs is counted and not said again, or
             each turn of a session would write more than the one before.
     """
-    contents = [_blocks(message["content"]) for message in request.messages]
-    blocks = [request.tools, request.system, *contents]
+    blocks = request.parts
     parts = tuple(f"{_digest(part)}:{len(part)}" for part in blocks)
     pairs = zip(parts, _parts_sent(before), strict=False)
     same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
@@ -165,10 +164,6 @@ def _whole(replies: Sequence[TeacherReplied]) -> list[TeacherReplied]:
             reply = replace(reply, sent=replace(reply.sent, same=0, parts=parts))  # noqa: PLW2901
         whole.append(reply)
     return whole
-
-
-def _blocks(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _digest(blocks: Sequence[Mapping[str, Any]]) -> str:

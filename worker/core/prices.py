@@ -29,6 +29,7 @@ __all__ = [
     "known_models",
     "cost_nusd",
     "halved",
+    "nusd",
     "usd",
 ]
 
@@ -135,6 +136,11 @@ def _half(rates: Rates) -> Rates:
         halves[each.name], rest = divmod(getattr(rates, each.name), 2)
         assert rest == 0, "every rate of the table is an even number of pico-dollars"
     return Rates(**halves)
+
+
+def nusd(dollars: float) -> int:
+    """Return dollars of a setting or a command line as whole nano-dollars, the nearest."""
+    return round(dollars * _NANO_PER_DOLLAR)
 
 
 def usd(nusd: int) -> str:

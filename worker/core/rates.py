@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from worker.core.bounds import json_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from worker.core.teaching import TeacherReply, TeacherRequest
     from worker.errors import StudentFault, TeacherFault
@@ -383,26 +383,17 @@ def new_input_tokens(request: TeacherRequest) -> int:
     provider counts, when the reply begins, and its count is charged in the end.
     """
     total, at_breakpoints = 0, list[int]()
-    for block, in_messages in _blocks(request):
-        total += json_bytes(block)
-        if in_messages and block.get("cache_control"):
-            at_breakpoints.append(total)
+    for number, part in enumerate(request.parts):
+        for block in part:
+            total += json_bytes(block)
+            if number >= _FIRST_MESSAGE and block.get("cache_control"):
+                at_breakpoints.append(total)
     known = at_breakpoints[-2] if len(at_breakpoints) > 1 else 0
     return -(-(total - known) // BYTES_PER_TOKEN)
 
 
-def _blocks(request: TeacherRequest) -> Iterator[tuple[dict[str, Any], bool]]:
-    for block in (*request.tools, *request.system):
-        yield block, False
-    for message in request.messages:
-        content: str | list[dict[str, Any]] = message["content"]
-        if isinstance(content, str):
-            yield {"type": "text", "text": content}, True
-        else:
-            for block in content:
-                yield block, True
-
-
+#: Of a prompt's parts; before it come tools and system prompt.
+_FIRST_MESSAGE = 2
 _LIMIT_HEADER = "anthropic-ratelimit-{}-limit"
 _LIMIT = re.compile(r"\d{1,9}", re.ASCII)
 

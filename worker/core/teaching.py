@@ -28,6 +28,15 @@ class TeacherRequest:
     tools: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     timeout_ms: int = 600_000
 
+    @property
+    def parts(self) -> list[list[dict[str, Any]]]:
+        """The prompt's blocks: those of the tools, of the system prompt, of each message."""
+        return [self.tools, self.system, *(_blocks(one["content"]) for one in self.messages)]
+
+
+def _blocks(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherReply:

@@ -15,21 +15,21 @@ import urllib.request
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 
+from worker.core.bounds import cache_writes
 from worker.core.rates import told_rates
 from worker.core.teacher_faults import Failure, What, retry_after_ms, teacher_fault
-from worker.core.teaching import TeacherReply
 from worker.errors import Misconfigured
 from worker.teacher import batches
 from worker.teacher.assembly import Assembly, BrokenReply, ProviderError, event_of
 from worker.teacher.watched import Answer, Ended, Watch, WatchedBackend, Watches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     import httpx2
     from anthropic import APIStatusError, Stream
 
-    from worker.core.teaching import TeacherRequest
+    from worker.core.teaching import TeacherReply, TeacherRequest
     from worker.core.values import Usage
     from worker.ports import Batch, BatchAnswer
 
@@ -270,7 +270,11 @@ class AnthropicTeacher:
             if assembly.done:
                 latency_ms = watch.elapsed_ms
                 _drain(events, watch)
-                return _reply(assembly, response.headers, latency_ms)
+                return assembly.reply(
+                    request_id=response.headers.get("request-id", ""),
+                    latency_ms=latency_ms,
+                    rates=told_rates(response.headers),
+                )
         raise Ended(What.CUT, "the stream ended before the message did")
 
     def _http_client(self, base_url: str) -> httpx2.Client:
@@ -410,12 +414,8 @@ def _load_sdk() -> Any:  # noqa: ANN401 - the SDK's names that are used here
 
 def _cache_ttl(request: TeacherRequest) -> Literal["5m", "1h"]:
     """Return the longest time to live among the request's cache breakpoints."""
-    blocks = [*request.tools, *request.system]
-    for message in request.messages:
-        content: str | list[dict[str, Any]] = message["content"]
-        blocks += [] if isinstance(content, str) else content
-    asked = [block["cache_control"] for block in blocks if block.get("cache_control")]
-    return "1h" if any(control.get("ttl") == "1h" for control in asked) else "5m"
+    writes = cache_writes(system=request.system, messages=request.messages, tools=request.tools)
+    return "1h" if writes.has_1h else "5m"
 
 
 def _proxy_for(url: httpx2.URL) -> str | None:
@@ -427,22 +427,6 @@ def _proxy_for(url: httpx2.URL) -> str | None:
 
 
 # -------------------------------------------------------------------------------------- the reply
-
-
-def _reply(assembly: Assembly, headers: Mapping[str, str], latency_ms: int) -> TeacherReply:
-    content, usage = assembly.content, assembly.usage
-    refused = assembly.stop_reason == "refusal"
-    return TeacherReply(
-        content=content,
-        stop_reason=assembly.stop_reason,
-        usage=usage,
-        model=assembly.model,
-        message_id=assembly.message_id,
-        request_id=headers.get("request-id", ""),
-        latency_ms=latency_ms,
-        unbilled=refused and not content and usage.output_tokens == 0,
-        rates=told_rates(headers),
-    )
 
 
 def _request_id(stream: Stream[object]) -> str:

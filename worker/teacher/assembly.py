@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard, cast
 
+from worker.core.rates import Rates
+from worker.core.teaching import TeacherReply
 from worker.core.values import Usage
 
 __all__ = ["INVALID_JSON", "Assembly", "BrokenReply", "ProviderError", "event_of"]
@@ -155,6 +157,33 @@ class Assembly:
     def model(self) -> str:
         """The model that answered, empty where it was not said."""
         return str(self._message.get("model") or "")
+
+    def reply(
+        self, *, request_id: str, latency_ms: int = 0, rates: Rates | None = None
+    ) -> TeacherReply:
+        """Return the whole reply.
+
+        Args:
+            request_id: The provider's, or a batch's.
+            latency_ms: How long it took; 0 where that says nothing.
+            rates: The account's limits, where the answer's head told them.
+
+        Raises:
+            BrokenReply: It lacks what it must have.
+        """
+        content, usage = self.content, self.usage
+        refused = self.stop_reason == "refusal"
+        return TeacherReply(
+            content=content,
+            stop_reason=self.stop_reason,
+            usage=usage,
+            model=self.model,
+            message_id=self.message_id,
+            request_id=request_id,
+            latency_ms=latency_ms,
+            unbilled=refused and not content and usage.output_tokens == 0,
+            rates=rates or Rates(),
+        )
 
     # -------------------------------------------------------------------------------------- events
 

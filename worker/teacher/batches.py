@@ -11,12 +11,13 @@ import re
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from worker.core.batches import Answered
-from worker.core.teaching import TeacherReply
 from worker.ports import Batch, BatchAnswer
 from worker.teacher.assembly import Assembly, BrokenReply, event_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from worker.core.teaching import TeacherReply
 
 __all__ = ["PATH", "answer_of", "batch_of", "batches_of", "path_of"]
 
@@ -101,18 +102,7 @@ def _reply(message: dict[str, Any], ttl: Literal["5m", "1h"], request_id: str) -
     assembly = Assembly(cache_ttl=ttl)
     for event in _as_streamed(message):
         assembly.feed(event)
-    content, usage = assembly.content, assembly.usage
-    refused = assembly.stop_reason == "refusal"
-    return TeacherReply(
-        content=content,
-        stop_reason=assembly.stop_reason,
-        usage=usage,
-        model=assembly.model,
-        message_id=assembly.message_id,
-        request_id=request_id,
-        latency_ms=0,
-        unbilled=refused and not content and usage.output_tokens == 0,
-    )
+    return assembly.reply(request_id=request_id)
 
 
 def _as_streamed(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
