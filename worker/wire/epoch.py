@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from worker.core.epoch import Mark
+from pydantic import TypeAdapter
+
+from worker.core.epoch import Mark  # noqa: TC001 - read at run time, by pydantic
 from worker.errors import UnknownVersion
-from worker.ports import Account
+from worker.ports import Account  # noqa: TC001 - likewise
 
 __all__ = [
     "StoredEpoch",
@@ -23,6 +25,8 @@ __all__ = [
 ]
 
 VERSION = 1
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +63,7 @@ def decode_epoch(raw: bytes) -> StoredEpoch:
     Raises:
         UnknownVersion: A newer worker wrote it, or it is none.
     """
-    read = _read("an epoch", raw)
-    try:
-        return StoredEpoch(
-            epoch=read["epoch"], fleet=read["fleet"], began_ms=read["began_ms"], why=read["why"]
-        )
-    except KeyError as exc:
-        raise _unknown("an epoch", raw) from exc
+    return _decode(_EPOCH, "an epoch", raw)
 
 
 def encode_mark(mark: StoredMark) -> bytes:
@@ -79,24 +77,17 @@ def decode_mark(raw: bytes) -> StoredMark:
     Raises:
         UnknownVersion: A newer worker wrote it, or it is none.
     """
-    read = _read("a mark", raw)
-    try:
-        return StoredMark(
-            epoch=read["epoch"],
-            mark=Mark(**read["mark"]),
-            at_ms=read["at_ms"],
-            killed=read["killed"],
-            accounts=tuple(Account(**account) for account in read["accounts"]),
-        )
-    except (KeyError, TypeError) as exc:
-        raise _unknown("a mark", raw) from exc
+    return _decode(_MARK, "a mark", raw)
 
 
-def _read(kind: str, raw: bytes) -> dict[str, Any]:
+_EPOCH, _MARK = TypeAdapter(StoredEpoch), TypeAdapter(StoredMark)
+
+
+def _decode(adapter: TypeAdapter[_T], kind: str, raw: bytes) -> _T:
     try:
         read: dict[str, Any] = json.loads(raw)
         if read["v"] == VERSION:
-            return read
+            return adapter.validate_python(read)
     except (ValueError, KeyError, TypeError) as exc:
         raise _unknown(kind, raw) from exc
     raise _unknown(kind, raw)
