@@ -7,6 +7,7 @@ accounts of its own.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import urllib.request
 from contextlib import contextmanager
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
 from worker import bootstrap
+from worker.cli import cli
 from worker.cli.enqueue import upload_home
 from worker.client import Client
 from worker.core import keys
@@ -85,6 +88,20 @@ class Harness:
         files = json.loads(manifest)["files"]
         bodies = {name: self.system.artifacts.get(file["key"]) for name, file in files.items()}
         return {name: (body or b"").decode() for name, body in bodies.items()}
+
+    def stored_turns(self, session_id: str) -> int:
+        """Return how many turns of a session are stored outside of Redis."""
+        if not self.system.artifacts.list(keys.checkpoints(session_id)):
+            return 0
+        stored = self.system.recovery.stored(session_id)
+        return len(stored.session.turns) if stored else 0
+
+    def said(self, *args: str, code: int = 0) -> str:
+        """Return what a command prints, said as an operator of this fleet says it."""
+        env = {**os.environ, **self.fleet.environment, "COLUMNS": "220"}
+        result = CliRunner(env=env).invoke(cli, args, catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        return result.stdout
 
     def rows(self, session_id: str, name: str) -> list[dict[str, Any]]:
         """Return the lines of a JSON Lines artifact."""

@@ -18,6 +18,7 @@ from urllib.request import urlopen
 
 from tests.chaos.broker import BadWire
 from tests.unit.bundle.homes import make_home
+from tests.waiting import until
 from worker import bootstrap
 from worker.cli.enqueue import upload_home
 from worker.client import Client
@@ -26,7 +27,7 @@ from worker.embedded.stack import EmbeddedStack
 from worker.wire.request import parse_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
 
     from worker.bootstrap import System
@@ -40,21 +41,6 @@ QUEUES = "control,tools,teacher,artifacts,student"
 #: A run on this task is answered when the test says so.
 HELD_QUERY = "What is 100 + 100?"
 _BUDGETS = {"fleet": 1000.0, "tenant:default": 1000.0, "campaign:default": 1000.0}
-
-
-def until(what: str, found: Callable[[], Any], *, seconds: float, every_s: float = 0.1) -> Any:
-    """Return what `found` returns once that is true.
-
-    Raises:
-        AssertionError: It is not, for so long.
-    """
-    tick, end_s = threading.Event(), time.monotonic() + seconds
-    while time.monotonic() < end_s:
-        value = found()
-        if value:
-            return value
-        tick.wait(every_s)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
 def with_code(checkout: Path) -> dict[str, str]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.chaos.aftermath import paid_again
-from tests.chaos.real import HELD_QUERY, RealFleet, real_fleet, until
+from tests.chaos.real import HELD_QUERY, RealFleet, real_fleet
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path

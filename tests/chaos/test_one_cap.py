@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.real import RealFleet, real_fleet, until
+from tests.chaos.real import RealFleet, real_fleet
+from tests.waiting import until
 from worker.core import keys
 from worker.core.costs import summed, total, unknown
 from worker.core.prices import usd

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.chaos.aftermath import balanced, committed_twice, ended_once, left_over, paid_again
-from tests.chaos.real import HELD_QUERY, RealFleet, real_fleet, until, with_code
+from tests.chaos.real import HELD_QUERY, RealFleet, real_fleet, with_code
+from tests.waiting import until
 from worker.embedded.process import base_environment
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from tests.chaos.aftermath import (
     paid_again,
     wait_for_all,
 )
-from tests.chaos.real import RealFleet, real_fleet, until
+from tests.chaos.real import RealFleet, real_fleet
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

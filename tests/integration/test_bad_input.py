@@ -41,6 +41,7 @@ from tests.corpus.bad_replies import (
 from tests.corpus.bad_requests import bad_requests
 from tests.fleets import Harness
 from tests.unit.bundle.homes import make_home
+from tests.waiting import until
 from worker import bootstrap
 from worker.cli.enqueue import upload_home
 from worker.client import Client
@@ -143,17 +144,6 @@ class Played:
 
 def _new(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex[:8]}"
-
-
-def _until(what: str, found: Callable[[], Any], *, seconds: float = 60.0) -> Any:
-    """Return what `found` returns once that is true."""
-    tick = threading.Event()
-    for _ in range(int(seconds / 0.05)):
-        value = found()
-        if value:
-            return value
-        tick.wait(0.05)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +315,7 @@ def _send(producer: Celery, body: object, session_id: str) -> str:
 
 def _refusal(producer: Celery, session_id: str) -> BaseException:
     """Return what a request was refused with, as any client reads it."""
-    meta = _until(
+    meta = until(
         f"an answer to {session_id}",
         lambda: _ready(producer.backend.get_task_meta(session_id, cache=False)),
     )
@@ -405,7 +395,7 @@ def test_a_bad_request_under_the_id_of_a_session_changes_nothing(
     yard: Yard, producer: Celery
 ) -> None:
     session_id = yard.session("default", "twice", limits={"max_turns": 1})
-    _until("the session", lambda: yard.harness.system.journal.labels(session_id))
+    until("the session", lambda: yard.harness.system.journal.labels(session_id))
 
     _send(producer, {"bundle": "nonsense"}, session_id)
     first = yard.harness.wait(session_id)
@@ -427,9 +417,9 @@ def test_what_is_no_message_costs_a_line_in_the_log(yard: Yard) -> None:
     with redis.Redis.from_url(settings.broker) as broker:
         for queue in queues:
             broker.lpush(queue, *raw_items().values())
-        _until("empty queues", lambda: not any(broker.llen(queue) for queue in queues))
+        until("empty queues", lambda: not any(broker.llen(queue) for queue in queues))
         unacknowledged = f"{settings.key_prefix}:unacked"
-        _until("nothing that comes back", lambda: not broker.hlen(unacknowledged))
+        until("nothing that comes back", lambda: not broker.hlen(unacknowledged))
 
     result = yard.harness.run(_new("after"), limits={"max_turns": 1})
     assert result.outcome in {"concluded", "inconclusive"}
@@ -732,7 +722,7 @@ def test_every_worker_is_still_the_one_that_was_started(yard: Yard) -> None:
     now = {info.name: info.pid for info in yard.harness.fleet.stack.processes()}
     assert yard.workers.items() <= now.items()
     journal, ledger = yard.harness.system.journal, yard.harness.system.ledger
-    _until("an empty due set", lambda: not journal.overdue())
+    until("an empty due set", lambda: not journal.overdue())
     assert all(account.held_nusd == 0 for account in ledger.accounts())
     crashes = [yard.harness.asked("/_sim/log", of=url)["crashes"] for url in yard.teachers.values()]
     assert not any(crashes), "the simulator itself must not fail"

@@ -5,43 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from tests.fleets import Harness, WorkerPlan, airline_home, harness
-from worker.cli import cli
+from tests.waiting import until
 from worker.status import pruned_view
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["airline_home", "harness"]
 
 pytestmark = [pytest.mark.integration, pytest.mark.enable_socket, pytest.mark.timeout("180")]
 
 
-def _until(what: str, found: Callable[[], Any], *, seconds: float = 60.0) -> None:
-    tick = threading.Event()
-    for _ in range(int(seconds / 0.02)):
-        if found():
-            return
-        tick.wait(0.02)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
-
-
-def _said(harness: Harness, *args: str, code: int = 0) -> str:
-    env = {**os.environ, **harness.fleet.environment, "COLUMNS": "170"}
-    result = CliRunner(env=env).invoke(cli, args, catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.stdout
-
-
 def _rows(harness: Harness, *args: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in _said(harness, *args, "--json").splitlines()]
+    return [json.loads(line) for line in harness.said(*args, "--json").splitlines()]
 
 
 def _works_on(harness: Harness, session_id: str, pid: int) -> bool:
@@ -60,7 +39,7 @@ def struck(harness: Harness) -> str:
     pid = doomed.info.pid
     session_id = f"struck-{uuid.uuid4().hex[:8]}"
     harness.client.enqueue(harness.request(session_id))
-    _until("a run on the doomed worker", lambda: _works_on(harness, session_id, pid))
+    until("a run on the doomed worker", lambda: _works_on(harness, session_id, pid))
     os.kill(pid, signal.SIGKILL)
     assert harness.wait(session_id).outcome == "concluded"
     return session_id
@@ -81,7 +60,7 @@ def test_explain_tells_the_takeover_and_its_money_is_the_ledgers(
     assert sum(row["charged_nusd"] for row in rows) == account.posted_nusd > 0
     assert {row["source"] for row in rows} == {"journal", "attempt", "money", "artifact"}
     again = f"attempts taken over or tried again: {len(taken)}"
-    assert again in _said(harness, "explain", struck)
+    assert again in harness.said("explain", struck)
 
 
 def test_every_step_of_a_struck_session_was_asked_for(harness: Harness, struck: str) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner
 
 from tests.fleets import Harness, airline_home, harness
+from tests.waiting import until
 from worker import doctor
-from worker.cli import cli
 from worker.core.events import SessionPaused, SessionResumed
 from worker.core.values import Cause
 from worker.ports import EntryState
@@ -21,8 +19,6 @@ from worker.status import SessionView, view
 from worker.wire.journal import decode_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from worker.core.events import Event
 
 __all__ = ["airline_home", "harness"]
@@ -30,20 +26,9 @@ __all__ = ["airline_home", "harness"]
 pytestmark = [pytest.mark.integration, pytest.mark.enable_socket, pytest.mark.timeout("180")]
 
 
-def _until(what: str, found: Callable[[], Any], *, seconds: float = 60.0) -> None:
-    tick = threading.Event()
-    for _ in range(int(seconds / 0.02)):
-        if found():
-            return
-        tick.wait(0.02)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
-
-
 def _said(harness: Harness, *args: str, code: int = 0) -> str:
-    env = {**os.environ, **harness.fleet.environment, "COLUMNS": "220"}
-    result = CliRunner(env=env).invoke(cli, args, catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return " ".join(result.stdout.split())
+    """Return what a command prints as one line."""
+    return " ".join(harness.said(*args, code=code).split())
 
 
 def _seen(harness: Harness, session_id: str) -> SessionView | None:
@@ -92,7 +77,7 @@ def test_a_session_that_runs_out_of_money_goes_on_by_itself_when_the_cap_is_rais
     _said(harness, "budget", "set", f"campaign:{campaign}", "0.9")
     request = harness.request(session_id, campaign=campaign, when_money_lacks="pause")
     harness.client.enqueue(request)
-    _until("the pause", lambda: _lacks_money(harness, session_id))
+    until("the pause", lambda: _lacks_money(harness, session_id))
 
     shown = _said(harness, "status", session_id)
     assert "paused while exploring" in shown
@@ -120,11 +105,11 @@ def test_a_session_that_runs_out_of_money_goes_on_by_itself_when_the_cap_is_rais
 def test_somebody_pauses_a_session_and_lets_it_go_on(harness: Harness) -> None:
     session_id, _ = _new("asked")
     harness.client.enqueue(harness.request(session_id))
-    _until("a turn", lambda: (seen := _seen(harness, session_id)) and seen.turns >= 1)
+    until("a turn", lambda: (seen := _seen(harness, session_id)) and seen.turns >= 1)
 
     _said(harness, "pause", session_id, "--reason", "the GPU is needed")
 
-    _until("the steps under way", lambda: len(harness.system.journal.steps(session_id)) == 1)
+    until("the steps under way", lambda: len(harness.system.journal.steps(session_id)) == 1)
     seen = _seen(harness, session_id)
     assert seen is not None
     assert seen.paused is not None
@@ -139,7 +124,7 @@ def test_a_session_waits_for_its_start_until_its_campaign_can_carry_it(harness: 
     session_id, campaign = _new("waits")
     _said(harness, "budget", "set", f"campaign:{campaign}", "0.5")
     harness.client.enqueue(harness.request(session_id, campaign=campaign, when_funds_lack="wait"))
-    _until("the wait", lambda: _stands_still(harness, session_id))
+    until("the wait", lambda: _stands_still(harness, session_id))
 
     assert "waiting to start" in _said(harness, "status", session_id)
     assert harness.system.ledger.entries(session_id) == ()

@@ -6,13 +6,13 @@ Rule: one fleet, whose teachers' bill is never above its ledger, whatever was lo
 from __future__ import annotations
 
 import shutil
-import threading
 import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.fleets import Harness, airline_home, running
+from tests.waiting import until
 from worker.core import keys
 from worker.core.epoch import Verdict
 from worker.core.events import SessionEnded, TeacherReplied
@@ -20,7 +20,7 @@ from worker.wire.epoch import StoredEpoch, decode_epoch
 from worker.wire.journal import decode_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from worker.embedded.valkey import ValkeyServer
@@ -54,7 +54,7 @@ def test_an_ordinary_restart_raises_no_alarm(fleet: Harness) -> None:
 def test_a_flushed_redis_is_rebuilt_by_the_workers(fleet: Harness) -> None:
     ended_id = fleet.run(name("ended")).session_id
     session_id = in_mid_session(fleet, turns=2)
-    turns = stored_turns(fleet, session_id)
+    turns = fleet.stored_turns(session_id)
 
     fleet.system.client.flushall()
 
@@ -66,7 +66,7 @@ def test_a_flushed_redis_is_rebuilt_by_the_workers(fleet: Harness) -> None:
 
 def test_an_empty_server_in_the_place_of_a_killed_one_is_filled(fleet: Harness) -> None:
     session_id = in_mid_session(fleet, turns=2)
-    turns = stored_turns(fleet, session_id)
+    turns = fleet.stored_turns(session_id)
     fleet.system.ledger.set_cap("campaign:default", 777_000_000_000)
     assert fleet.system.epoch.mark(at_once=True)
 
@@ -86,8 +86,8 @@ def test_an_older_copy_is_brought_forward(fleet: Harness, tmp_path: Path) -> Non
     session_id = in_mid_session(fleet, turns=1)
     valkey = fleet.fleet.stack.valkey
     shutil.copytree(data_of(valkey), tmp_path / "copy")
-    until("two more turns are stored", lambda: stored_turns(fleet, session_id) >= 3)
-    turns = stored_turns(fleet, session_id)
+    until("two more turns are stored", lambda: fleet.stored_turns(session_id) >= 3)
+    turns = fleet.stored_turns(session_id)
 
     valkey.kill()
     shutil.rmtree(data_of(valkey))
@@ -127,15 +127,8 @@ def in_mid_session(fleet: Harness, *, turns: int) -> str:
     """Begin a session and return once so many turns of it are stored."""
     session_id = name("mid")
     fleet.client.enqueue(fleet.request(session_id))
-    until(f"{turns} turns are stored", lambda: stored_turns(fleet, session_id) >= turns)
+    until(f"{turns} turns are stored", lambda: fleet.stored_turns(session_id) >= turns)
     return session_id
-
-
-def stored_turns(fleet: Harness, session_id: str) -> int:
-    if not fleet.system.artifacts.list(keys.checkpoints(session_id)):
-        return 0
-    stored = fleet.system.recovery.stored(session_id)
-    return len(stored.session.turns) if stored else 0
 
 
 def newest_epoch(fleet: Harness) -> StoredEpoch | None:
@@ -149,12 +142,3 @@ def data_of(valkey: ValkeyServer) -> Path:
 
 def name(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex[:8]}"
-
-
-def until(what: str, found: Callable[[], bool], *, seconds: float = 60.0) -> None:
-    tick = threading.Event()
-    for _ in range(int(seconds / 0.02)):
-        if found():
-            return
-        tick.wait(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")

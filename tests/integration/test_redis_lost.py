@@ -9,20 +9,19 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.fleets import Harness, airline_home, running
-from worker.core import keys
+from tests.waiting import until
 from worker.core.events import TeacherReplied
 from worker.doctor import examine
 from worker.wire.journal import decode_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from worker.ports import Record
@@ -86,16 +85,9 @@ def lost_in_mid_session(fleet: Harness) -> str:
     """Begin a session and flush Redis, broker and all, once two turns of it are stored."""
     session_id = f"lost-{uuid.uuid4().hex[:8]}"
     fleet.client.enqueue(fleet.request(session_id))
-    until("two turns are stored", lambda: stored_turns(fleet, session_id) >= 2)
+    until("two turns are stored", lambda: fleet.stored_turns(session_id) >= 2)
     fleet.system.client.flushall()
     return session_id
-
-
-def stored_turns(fleet: Harness, session_id: str) -> int:
-    if not fleet.system.artifacts.list(keys.checkpoints(session_id)):
-        return 0
-    stored = fleet.system.recovery.stored(session_id)
-    return len(stored.session.turns) if stored else 0
 
 
 def recover(fleet: Harness, *options: str) -> list[dict[str, Any]]:
@@ -136,12 +128,3 @@ def billed_nusd(fleet: Harness) -> int:
     lines = [line for url in urls for line in fleet.asked("/_sim/bill", of=url)["entries"]]
     assert lines
     return sum(line["amount_nano_usd"] for line in lines)
-
-
-def until(what: str, found: Callable[[], bool], *, seconds: float = 60.0) -> None:
-    tick = threading.Event()
-    for _ in range(int(seconds / 0.02)):
-        if found():
-            return
-        tick.wait(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")

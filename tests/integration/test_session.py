@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import uuid
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -14,29 +13,18 @@ import pytest
 from celery.result import AsyncResult
 
 from tests.fleets import Harness, WorkerPlan, airline_home, harness
+from tests.waiting import until
 from worker.app import Celery
 from worker.core import keys
 from worker.errors import RequestInvalid
 from worker.messages import DIAGNOSE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["airline_home", "harness"]
 
 pytestmark = [pytest.mark.integration, pytest.mark.enable_socket, pytest.mark.timeout("180")]
-
-
-def _until(what: str, found: Callable[[], Any], *, seconds: float = 60.0) -> Any:
-    """Return what `found` returns once that is true."""
-    tick = threading.Event()
-    for _ in range(int(seconds / 0.05)):
-        value = found()
-        if value:
-            return value
-        tick.wait(0.05)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
 def _new(prefix: str) -> str:
@@ -207,7 +195,7 @@ def test_whatever_ends_a_session_there_is_a_diagnosis_and_the_bill_is_the_ledger
 def test_a_cancelled_session_ends_with_artifacts_and_its_true_cost(harness: Harness) -> None:
     session_id = _new("cancel")
     harness.client.enqueue(harness.request(session_id))
-    _until("a first turn", lambda: _turns(harness, session_id))
+    until("a first turn", lambda: _turns(harness, session_id))
 
     assert harness.system.runner.cancel(session_id, "a test says so")
     result = harness.wait(session_id)
@@ -250,7 +238,7 @@ def test_a_worker_that_is_killed_takes_nothing_with_it(harness: Harness) -> None
     session_ids = [_new("kill") for _ in range(4)]
     for session_id in session_ids:
         harness.client.enqueue(harness.request(session_id))
-    _until("a first turn", lambda: any(_turns(harness, s) for s in session_ids))
+    until("a first turn", lambda: any(_turns(harness, s) for s in session_ids))
 
     assert doomed.info.pid is not None
     os.kill(doomed.info.pid, signal.SIGKILL)
@@ -266,7 +254,7 @@ def test_nothing_stays_due_or_held_when_all_sessions_have_ended(
     harness: Harness, concluded: str
 ) -> None:
     assert concluded
-    _until("an empty due set", lambda: not harness.system.journal.overdue())
+    until("an empty due set", lambda: not harness.system.journal.overdue())
     assert all(account.held_nusd == 0 for account in harness.system.ledger.accounts())
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.chaos.real import RealFleet, real_fleet, until
+from tests.chaos.real import RealFleet, real_fleet
+from tests.waiting import until
 from worker.core import keys
 from worker.core.events import TeacherReplied
 from worker.ports import EntryState

@@ -27,7 +27,7 @@ from kombu import Queue
 from tasks import base
 from tests.chaos.homes import open_workspace, sample_of
 from tests.chaos.laws import broken_laws, left_by, set_aside
-from tests.chaos.real import real_fleet, until
+from tests.chaos.real import real_fleet
 from tests.chaos.stories import END, STORIES, TASKS, WHOLE, Said, Story
 from tests.chaos.world import SESSION, World, memory_stores
 from tests.contract.journals import Bench, commit_of, lease_of, memory_bench, open_session
@@ -36,6 +36,7 @@ from tests.unit.bundle.homes import make_home, pack_and_open
 from tests.unit.core.strategies import histories
 from tests.unit.core.told import Told, cluster, ending
 from tests.unit.runner.desk import Desk
+from tests.waiting import until
 from worker.artifacts.memory import MemoryArtifacts
 from worker.core import evidence, keys
 from worker.core.commands import Conclude
