@@ -184,7 +184,7 @@ class Door:
             if not opened and scope == spec.scopes[-1]:
                 # Left by a request that was refused, or died, just here: its cap may be another.
                 self._ledger.set_cap(scope, cap_nusd)
-        if when == "wait" and not known and not self._runner.goes_first(spec):
+        if when == "wait" and not known and not self._runner.waking.goes_first(spec):
             return _waits(session, "others came before it, and wait too")
         try:
             fund(self._ledger, spec)

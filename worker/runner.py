@@ -27,7 +27,6 @@ from worker.core.events import (
 from worker.core.failures import failure_of
 from worker.core.machine import Session, apply, fold, is_crowded, least_under_way, wanted
 from worker.core.values import Cause, Phase, Stop
-from worker.core.waiting import may_go
 from worker.errors import (
     BudgetDenied,
     Cancelled,
@@ -45,10 +44,11 @@ from worker.errors import (
 )
 from worker.heart import Heart
 from worker.journal.keys import DRIVE
-from worker.ports import Announcement, Claim, Claimed, Commit, Wait, Waiting
+from worker.ports import Announcement, Claim, Claimed, Commit, Wait
 from worker.steps import perform
 from worker.steps.context import Step, closing_hold_id
 from worker.steps.funding import shared
+from worker.waking import Waking
 from worker.wire.journal import decode_all, encode, encode_all
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ class Runner:
         self._checkpoints = checkpoints
         self._spool = spool
         self._heart = heart or Heart(journal)
-        self._next_wake_s = 0.0
+        #: Who waits for money, and who goes on.
+        self.waking = Waking(journal, ports.ledger, hints, now_s=self._heart.now_s)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -251,44 +252,7 @@ class Runner:
             # First: what it settles is not charged at its bound.
             self._spool.sweep(self._wants)
         self._ports.ledger.expire_overdue(limit=limit)
-        return len(overdue) + self.wake()
-
-    def goes_first(self, spec: SessionSpec) -> bool:
-        """Whether nobody waits before a new session for what it needs."""
-        waiting = self._journal.waiting()
-        if not waiting:
-            return True
-        new = Waiting(
-            session_id=spec.session_id,
-            step_id="",
-            since_ms=waiting[-1].since_ms + 1,
-            needs_nusd=spec.expected_cost_nusd,
-            scopes=shared(spec),
-            escrow=True,
-        )
-        everybody = (*waiting, new)
-        scopes = tuple(dict.fromkeys(scope for one in everybody for scope in one.scopes))
-        return new in may_go(everybody, self._ports.ledger.rooms(scopes))
-
-    def wake(self, *, every_ms: int = policy.WAKE_MS) -> int:
-        """Tell the steps that wait for money and may have it now; return how many.
-
-        Whoever takes one looks again: money that was seen here may be gone by then.
-        """
-        with self._lock:
-            now_s = self._heart.now_s()
-            if now_s < self._next_wake_s:
-                return 0
-            self._next_wake_s = now_s + every_ms / 1000
-        waiting = self._journal.waiting()
-        scopes = tuple(dict.fromkeys(scope for one in waiting for scope in one.scopes))
-        if not scopes:
-            return 0
-        going = may_go(waiting, self._ports.ledger.rooms(scopes))
-        woken = [self._journal.wake(one.session_id, one.step_id) for one in going]
-        told = [one for one in woken if one is not None]
-        self._hints.tell(told)
-        return len(told)
+        return len(overdue) + self.waking.wake()
 
     def _wants(self, session_id: str, step_id: str) -> bool | None:
         """Whether a session wants a step now; None where nobody can say."""

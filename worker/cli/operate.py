@@ -166,7 +166,7 @@ def set_cap(scope: str, usd: float) -> None:
     with connected() as system:
         if is_session(scope) or not system.ledger.open_account(scope, cap_nusd):
             system.ledger.set_cap(scope, cap_nusd)
-        system.runner.wake(every_ms=0)
+        system.runner.waking.wake(every_ms=0)
         account = system.ledger.account(scope)
         _store_accounts(system)
     if account is None:
