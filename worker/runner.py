@@ -130,7 +130,7 @@ class Runner:
         self._spool = spool
         self._heart = heart or Heart(journal)
         #: Who waits for money, and who goes on.
-        self.waking = Waking(journal, ports.ledger, hints, now_s=self._heart.now_s)
+        self.waking = Waking(journal, ports, hints, now_s=self._heart.now_s)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
