@@ -1,6 +1,6 @@
 """The one door to redis-py: connections, Lua scripts, and the translation of its errors.
 
-Rule: no other module but the two Redis adapters imports this one, and none sees a redis exception.
+Rule: only the Redis adapters and who builds them import this one, and no port lets a redis exception out.
 """
 
 from __future__ import annotations

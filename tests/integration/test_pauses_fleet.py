@@ -11,9 +11,9 @@ import pytest
 
 from tests.fleets import Harness, airline_home, harness
 from tests.waiting import until
-from worker import doctor
 from worker.core.events import SessionPaused, SessionResumed
 from worker.core.values import Cause
+from worker.doctor.fleet import backlog
 from worker.ports import EntryState
 from worker.status import SessionView, view
 from worker.wire.journal import decode_all
@@ -82,7 +82,7 @@ def test_a_session_that_runs_out_of_money_goes_on_by_itself_when_the_cap_is_rais
     shown = _said(harness, "status", session_id)
     assert "paused while exploring" in shown
     assert f"the tightest account 'campaign:{campaign}' has $" in shown
-    found = {one.name: one for one in doctor._overdue(harness.fleet.settings())}["money"]
+    found = {one.name: one for one in backlog(harness.fleet.settings())}["money"]
     assert (found.state, found.found.split(",")[0]) == ("warn", "1 sessions wait for it")
     _restful(harness, session_id)
     _said(harness, "budget", "set", f"campaign:{campaign}", "20")

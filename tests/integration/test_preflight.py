@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from worker.doctor import (
-    CLOCKS_APART_MS,
-    LONGEST_STEP_S,
-    clocks,
-    delivery,
-    preflight,
-    worker_checks,
-)
+from worker.doctor import preflight, worker_checks
+from worker.doctor.fleet import LONGEST_STEP_S, delivery
+from worker.doctor.redis_server import CLOCKS_APART_MS, clocks
 from worker.embedded.valkey import ValkeyServer
 from worker.settings import load_settings
 

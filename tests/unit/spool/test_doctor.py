@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from worker.bootstrap import _spool as built
-from worker.doctor import Check
-from worker.doctor import _spool as looked_at
+from worker.doctor.stored import spool as looked_at
 from worker.ledger.memory import MemoryLedger
 from worker.settings import Settings
 from worker.testing import ManualClock
+
+if TYPE_CHECKING:
+    from worker.doctor import Check
 
 
 def settings(**fields: Any) -> Settings:
