@@ -22,6 +22,10 @@ UV_VERSION := 0.13.9
 COMPILE := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header
 
+#: Half of the suite is waiting for servers, so it runs in as many processes as there are cores (four
+#: at most: each starts servers of its own), a file in one of them. ARGS='-n 0' runs it in one.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 #: The oldest version of Kubernetes that the manifests are checked against.
 KUBERNETES := 1.33
 
@@ -51,7 +55,7 @@ demo: $(ENV) ## Diagnose a real model on this machine, from an empty folder to a
 
 .PHONY: test
 test: $(ENV) ## Run every test but the chaos ones (ARGS='-k name' narrows)
-	$(BIN)/pytest -m 'not chaos' $(ARGS)
+	$(BIN)/pytest -m 'not chaos' $(SIDE_BY_SIDE) $(ARGS)
 
 .PHONY: check
 check: $(ENV) ## Format, lint, types, import contracts, spelling, deployment files

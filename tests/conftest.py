@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,9 @@ settings.register_profile(
     "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("patient")
+
+# How wide a terminal is says each test that reads what is printed; rich asks once, on import.
+os.environ.pop("COLUMNS", None)
 
 # A runner that was started in the background ignores SIGINT, and so would everything it starts; the
 # tests of Ctrl-C mean a foreground.

@@ -20,7 +20,7 @@ broker_url = _settings.broker
 result_backend = _settings.results
 _on_redis = urlsplit(broker_url).scheme in {"redis", "rediss", "redis+socket", "sentinel"}
 #: The task modules, as strings: `worker` never imports `tasks`.
-include = ("tasks.diagnose", "tasks.upkeep")
+include = ("tasks.diagnose", "tasks.preflight", "tasks.upkeep")
 
 # --- delivery
 # Nothing stays unacknowledged, so nothing is delivered twice after a timeout or a cut connection,

@@ -87,10 +87,20 @@ def test_one_that_could_lose_a_commit_does_not_but_where_that_is_allowed(
     assert failing(preflight(allowed)) == {}
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["worker.cli", "worker", "--queues", "control"],
+        ["celery", "--app", "worker.app", "worker", "--queues", "control", "--pool", "threads"],
+    ],
+    ids=["diagnosis", "celery"],
+)
 @pytest.mark.parametrize("broken", [("appendfsync", "everysec")], indirect=True)
-def test_the_worker_itself_refuses_and_says_the_cure(valkey: ValkeyServer, broken: str) -> None:
+def test_the_worker_itself_refuses_and_says_the_cure(
+    valkey: ValkeyServer, broken: str, command: list[str]
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "worker.cli", "worker", "--queues", "control"],
+        [sys.executable, "-m", *command],
         env={**os.environ, "DIAGNOSIS_REDIS_URL": valkey.url},
         capture_output=True,
         text=True,

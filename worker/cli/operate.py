@@ -18,7 +18,7 @@ from worker.cli.output import NOT_FOUND, Amount, console, dollars, fail, said
 from worker.core.commands import Queue
 from worker.core.keys import valid_name
 from worker.core.prices import nusd
-from worker.errors import BadInput, DiagnosisError, Misconfigured
+from worker.errors import BadInput, DiagnosisError
 from worker.ledger.keys import is_session
 from worker.settings import MOST_USD, account_scope, load_settings
 
@@ -54,10 +54,6 @@ def worker(queues: str, concurrency: int, pool: str, name: str | None) -> None:
     """Run a worker until SIGTERM; then it finishes what it holds."""
     settings = load_settings()
     names = _known_queues(queues)
-    problems = [check for check in checks.preflight(settings) if check.state == "fail"]
-    if problems:
-        lines = "; ".join(f"{check.name}: {check.found}. {check.cure}" for check in problems)
-        raise Misconfigured(f"this worker would break a promise and does not start: {lines}")
     _spare_memory()
     from worker.app import run_worker
 
