@@ -27,7 +27,7 @@ from worker.wire.checkpoint import decode_checkpoint, decode_sent
 from worker.wire.journal import decode_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from worker.core.machine import Session
     from worker.ports import Account, Artifacts, Entry, Journal, Ledger, Record
@@ -147,16 +147,20 @@ class Recovery:
         if not records:
             return None
         session = fold(decode_all(records))
-        notes = self._artifacts.list(keys.sent_all(session_id))
-        noted = [decode_sent(self._object(name)) for name in notes]
-        told = [entry for part in parts for entry in part.entries]
+        told = {entry.reservation_id: entry for part in parts for entry in part.entries}
+        notes = {keys.sent(session_id, name): name for name in told}
+        noted = self._artifacts.list(keys.sent_all(session_id))
+        # Of what the parts tell the note's name is enough: half of a rescue is waiting for objects.
+        untold = [decode_sent(self._object(note)) for note in noted if note not in notes]
         accounts = {account.scope: account for part in parts for account in part.accounts}
         return Stored(
             session=session,
             records=records,
             labels=given(parts[-1].labels),
             entries=charged(
-                told, noted, keep=None if session.ended else closing_hold_id(session_id)
+                (*told.values(), *untold),
+                sent={notes[note] for note in noted if note in notes},
+                keep=None if session.ended else closing_hold_id(session_id),
             ),
             accounts=tuple(accounts.values()),
             began_ms=max(began_ms(part.life) for part in parts),
@@ -228,7 +232,7 @@ class Recovery:
         """
         names = self._artifacts.list(keys.sent_all(session_id))
         noted = [decode_sent(self._object(name)) for name in names]
-        for entry in charged([], noted, keep=None):
+        for entry in charged(noted, sent=(), keep=None):
             for scope in entry.scopes:
                 # One that nobody knows any more takes no reservation until somebody gives it a cap.
                 self._ledger.open_account(scope, 0)
@@ -324,19 +328,16 @@ def lost(journal: Journal, artifacts: Artifacts) -> tuple[str, ...]:
 
 
 def charged(
-    told: Iterable[Entry], noted: Iterable[Entry], *, keep: str | None
+    known: Iterable[Entry], *, sent: Collection[str], keep: str | None
 ) -> tuple[Entry, ...]:
     """Return a session's reservations as a new ledger must know them, in the order of their making.
 
     Args:
-        told: As the stored parts have them; a later one of the same id is the truth.
-        noted: Those whose requests may have gone out.
+        known: As they are stored, each once.
+        sent: The ids of those whose requests may have gone out, whatever their state says.
         keep: The hold that goes on being held; others that were never sent are dropped.
     """
-    known = {entry.reservation_id: entry for entry in told}
-    sent = {entry.reservation_id: entry for entry in noted}
-    known = {**sent, **known}
-    entries = (_charged(entry, sent=name in sent) for name, entry in known.items())
+    entries = [_charged(entry, sent=entry.reservation_id in sent) for entry in known]
     kept = (e for e in entries if e.state is not EntryState.HELD or e.reservation_id == keep)
     return tuple(sorted(kept, key=lambda entry: entry.created_ms))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from worker.ports import StepRow
 
-__all__ = ["Restarts", "killed_in_mid_step"]
+__all__ = ["Restarts", "killed_in_mid_step", "only_run_under_way"]
 
 _TASKS = (HELD_QUERY, *(f"What is {number} + {number + 1}?" for number in range(3)))
 
@@ -50,7 +50,9 @@ def _restart_s(real: RealFleet, session_id: str) -> float:
     real.student.hold()
     real.enqueue(session_id, limits={"max_turns": 4})
     until("the run", lambda: real.student.held, seconds=60, every_s=0.01)
-    (step,) = until("only the held run left", lambda: _the_only_run(real, session_id), seconds=30)
+    (step,) = until(
+        "only the held run left", lambda: only_run_under_way(real, session_id), seconds=30
+    )
     killed_s = real.kill(real.worker_of(step.owner))
     until("its restart", lambda: len(real.student.held) > 1, seconds=60, every_s=0.01)
     wait_s = real.student.held[1] - killed_s
@@ -61,7 +63,7 @@ def _restart_s(real: RealFleet, session_id: str) -> float:
     return wait_s
 
 
-def _the_only_run(real: RealFleet, session_id: str) -> list[StepRow]:
+def only_run_under_way(real: RealFleet, session_id: str) -> list[StepRow]:
     """Return the run that is under way, once all others are done; until then, nothing."""
     runs = [s for s in real.system.journal.steps(session_id) if s.step_id.startswith("run/")]
     return runs if len(runs) == 1 and runs[0].state == "leased" else []

@@ -68,6 +68,7 @@ __all__ = [
     "apply",
     "fold",
     "held_back",
+    "is_crowded",
     "least_under_way",
     "wanted",
 ]

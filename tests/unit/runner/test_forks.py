@@ -11,12 +11,15 @@ import pytest
 from tests.unit.runner.desk import usual
 from tests.unit.runner.test_door import BUNDLE, SESSION_ID, SETTINGS, Hall
 from worker.artifacts.memory import MemoryArtifacts
+from worker.checkpoints import Checkpoints
 from worker.core import keys
-from worker.core.events import CallAnswered, Event
+from worker.core.events import CallAnswered, Event, SessionOpened
 from worker.core.values import Blob
 from worker.door import Door
 from worker.errors import RequestInvalid
 from worker.forking import Forks
+from worker.journal.memory import MemoryJournal
+from worker.recovery import Recovery
 from worker.retention import stored_history
 from worker.settings import Settings
 from worker.wire.request import parse_request
@@ -107,6 +110,25 @@ def test_a_fork_may_have_more_turns_and_another_student(hall: ForkHall) -> None:
     account = hall.ledger.account(f"session:{CHILD}")
     assert account is not None
     assert account.cap_nusd == 1_000_000_000
+
+
+def test_a_session_that_redis_has_lost_is_forked_from_what_is_stored(hall: ForkHall) -> None:
+    desk = hall.desk
+    Checkpoints(desk.journal, hall.ledger, hall.artifacts, desk.clock).save(SESSION_ID)
+    (opened, *_) = hall.forks.past(SESSION_ID)
+    assert isinstance(opened, SessionOpened)
+    spec = replace(opened.spec, session_id=CHILD)
+    emptied = MemoryJournal(desk.clock)
+    recovery = Recovery(
+        runner=desk.runner, journal=emptied, ledger=hall.ledger, artifacts=hall.artifacts
+    )
+
+    forked = Forks(emptied, hall.artifacts, recovery.stored).begin(
+        spec, SESSION_ID, at_turn=1, without=()
+    )
+
+    assert forked == hall.forks.begin(spec, SESSION_ID, at_turn=1, without=())
+    assert hall.artifacts.get(keys.blob(CHILD, SHA256)) == LONG
 
 
 @pytest.mark.parametrize(
