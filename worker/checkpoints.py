@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from worker.core import keys
 from worker.core.checkpoints import base_of
@@ -40,8 +40,10 @@ class _Stored:
     next: int
     #: Key and time of the record before it; None where this life has stored none.
     last: tuple[str, int] | None
-    #: Caps and states of the accounts as this process has stored them; nothing until it has.
-    told: frozenset[tuple[str, int, bool]] = frozenset()
+    #: The session's labels, and the accounts' caps and states, as this process has stored them in this
+    #: life; nothing until it has. They hardly change, and are not said again in each part.
+    labels: frozenset[tuple[str, str]] = frozenset()
+    accounts: frozenset[tuple[str, int, bool]] = frozenset()
 
 
 class Checkpoints:
@@ -155,8 +157,10 @@ class Checkpoints:
         if raw is None:
             return _Stored(life, base_of(life), None)
         part = decode_checkpoint(raw)
-        told = known.told if known is not None and known.life == life else frozenset[Any]()
-        return _Stored(life, part.next, _name(part.records[-1]), told)
+        there = _Stored(life, part.next, _name(part.records[-1]))
+        if known is None or known.life != life:
+            return there
+        return replace(there, labels=known.labels, accounts=known.accounts)
 
     def _write(self, session_id: str, stored: _Stored, part: Slice) -> _Stored | None:
         """Write one part; return up to where is stored now, None where another worker was faster."""
@@ -168,19 +172,21 @@ class Checkpoints:
         before, records = _split(part, stored.next)
         entries = self._ledger.entries(session_id)
         accounts = self._accounts(entries[0].scopes if entries else ())
-        told = frozenset((one.scope, one.cap_nusd, one.frozen) for one in accounts)
+        states = frozenset((one.scope, one.cap_nusd, one.frozen) for one in accounts)
+        labels = given(self._journal.labels(session_id))
+        pairs = frozenset(labels.items())
         body = Checkpoint(
             session_id=session_id,
             life=stored.life,
             first=stored.next,
             records=records,
-            labels=given(self._journal.labels(session_id)),
+            labels=labels if pairs != stored.labels else {},
             entries=changed_since(before, records, entries),
-            accounts=accounts if told != stored.told else (),
+            accounts=accounts if states != stored.accounts else (),
         )
         if not self._artifacts.put_new(key, encode_checkpoint(body), content_type=_JSON_LINES):
             return None
-        return _Stored(stored.life, body.next, _name(records[-1]), told)
+        return _Stored(stored.life, body.next, _name(records[-1]), pairs, states)
 
     def _accounts(self, scopes: Iterable[str]) -> tuple[Account, ...]:
         accounts = (self._ledger.account(scope) for scope in scopes)

@@ -156,7 +156,7 @@ class Recovery:
         return Stored(
             session=session,
             records=records,
-            labels=given(parts[-1].labels),
+            labels=given({name: said for part in parts for name, said in part.labels.items()}),
             entries=charged(
                 (*told.values(), *untold),
                 sent={notes[note] for note in noted if note in notes},

@@ -217,7 +217,7 @@ def _written_over_new(long: storage.Long) -> Measured:
         written = storage.write(long, Path(directory))
     return Measured(
         written.ratio,
-        f"journal, blobs and checkpoints of a session of {long.turns} turns, over its texts and "
+        f"journal, blobs, checkpoints and notes of a session of {long.turns} turns, over its texts and "
         f"facts; {written.shown}",
     )
 

@@ -10,7 +10,7 @@ stands in the journal.
 | facts: each event without its texts, each reservation, as JSON      | content                     |
 | the journal in Redis: each record with its head                     | written                     |
 | the object store: `blobs/`, `checkpoints/`                          | written                     |
-| the object store: `sent/`, a note before each paid request          | apart: no part of a journal |
+| the object store: `sent/`, a note before each paid request          | written                     |
 | the object store: `sessions/`, what a session leaves for its readers | apart: it is made from those |
 
 Leases, `due` and accounts are rows that are overwritten: they do not grow with a session.
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["HUNDRED_TURNS", "THIRTY_TURNS", "Long", "Written", "write"]
 
 _CAP_NUSD = 10**13
-_KEPT = ("blobs", "checkpoints")
+_KEPT = ("blobs", "checkpoints", "sent")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class Written:
 
     @property
     def kept(self) -> int:
-        """What keeps the session: journal, blobs and checkpoints."""
+        """What keeps the session and its money: journal, blobs, checkpoints and notes."""
         return self.journal + sum(self.objects[name] for name in _KEPT)
 
     @property
@@ -101,8 +101,7 @@ class Written:
         return (
             f"{self.texts / 1e3:.0f} KB of texts and {self.facts / 1e3:.0f} KB of facts, the last "
             f"context {self.context / 4e3:.0f}k tokens at 4 bytes; for each byte of text: {parts}; "
-            f"{self.kept / self.texts:.2f} without notes (sent) and what is left for readers "
-            "(sessions)"
+            f"{self.kept / self.texts:.2f} without what is left for readers (sessions)"
         )
 
 

@@ -41,10 +41,11 @@ class Checkpoint:
     #: Position of the first record.
     first: int
     records: tuple[Record, ...]
+    #: Those that the parts before may not have told.
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     #: Reservations that may have changed since the part before.
     entries: tuple[Entry, ...] = ()
-    #: All accounts that the session is charged to.
+    #: All accounts that the session is charged to; none where the parts before tell how they stand.
     accounts: tuple[Account, ...] = ()
 
     @property
