@@ -79,7 +79,7 @@ docs: $(ENV) ## Make the reference pages of docs/ from the code
 	$(PY) -m worker.docs docs
 
 .PHONY: chaos
-chaos: $(ENV) ## Sweep crash points, kill workers and servers, 500 sessions; a quarter of an hour, build/chaos.json
+chaos: $(ENV) ## Sweep crash points, kill workers and servers, 500 sessions; twenty minutes, build/chaos.json
 	$(BIN)/pytest -m chaos $(ARGS)
 
 .PHONY: mutations

@@ -87,9 +87,11 @@ def _parsed(request: object, task_id: str) -> DiagnoseRequest:
 
 
 def _open(request: DiagnoseRequest) -> None:
-    """Open the session; the refusal of a request that was corrected since is forgotten."""
+    """Open the session, and say so; the refusal of a request that was corrected since is forgotten."""
     system().door.open(request)
-    CeleryResults(app).forget_refusal(request.session_id)
+    results = CeleryResults(app)
+    results.forget_refusal(request.session_id)
+    results.take(request.session_id)
 
 
 def _refuse(task_id: str, why: Exception) -> None:

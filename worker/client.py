@@ -36,6 +36,8 @@ __all__ = ["Client"]
 #: Between two looks at the result store, growing: a session takes minutes.
 FIRST_LOOK_S = 0.05
 LONGEST_LOOK_S = 1.0
+#: After so long without a sign of a worker a request is sent again, then after twice as long.
+SEND_AGAIN_S = 5.0
 #: Celery's states of a task that has ended.
 _ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
@@ -69,11 +71,18 @@ class Client:
             task_publish_retry_policy={"max_retries": 2, "interval_start": 0.2},
         )
 
-    def enqueue(self, request: DiagnoseRequest) -> str:
+    def enqueue(self, request: DiagnoseRequest, *, taken_within_s: float = 0) -> str:
         """Send a request; return its session id. Sending it twice makes one session.
 
+        A message can go down with the worker that has just received it, before there is a session.
+        Who waits for a worker's word sends it again until there is one, or a refusal.
+
+        Args:
+            request: What is asked for.
+            taken_within_s: How long to wait for that; 0 only sends.
+
         Raises:
-            Unavailable: The broker did not take it.
+            Unavailable: The broker did not take it, or no worker did in time.
         """
         # What was not said is the worker's default: an older one refuses fields that it does not know.
         said = request.model_dump(mode="json", exclude_unset=True, exclude_none=True)
@@ -82,6 +91,32 @@ class Client:
         # producer may have no way to the result store; the worker then does the same.
         with suppress(Unavailable):
             CeleryResults(self._app).forget_refusal(request.session_id)
+        self._send(request, body)
+        if taken_within_s > 0:
+            self._see_taken(request, body, taken_within_s)
+        return request.session_id
+
+    def _see_taken(self, request: DiagnoseRequest, body: dict[str, Any], within_s: float) -> None:
+        results, looked_s = CeleryResults(self._app), FIRST_LOOK_S
+        began_s = again_s = time.monotonic()
+        silent_s = SEND_AGAIN_S
+        while True:
+            with suppress(Unavailable):
+                if results.is_taken(request.session_id):
+                    return
+            now_s = time.monotonic()
+            if now_s + looked_s > began_s + within_s:
+                raise Unavailable(
+                    f"the broker has the request {request.session_id!r}, and no worker has taken it in "
+                    f"{within_s:g} s: see `diagnosis doctor`; enqueueing it again is harmless"
+                )
+            if now_s >= again_s + silent_s:
+                self._send(request, body)
+                again_s, silent_s = now_s, 2 * silent_s
+            self._closed.wait(looked_s)
+            looked_s = min(looked_s * 1.5, LONGEST_LOOK_S)
+
+    def _send(self, request: DiagnoseRequest, body: dict[str, Any]) -> None:
         try:
             self._app.send_task(
                 DIAGNOSE,
@@ -93,7 +128,6 @@ class Client:
             )
         except (kombu.exceptions.OperationalError, OSError) as exc:
             raise Unavailable(f"the broker did not take the request: {exc}") from exc
-        return request.session_id
 
     def result(self, session_id: str, *, timeout_s: float | None = None) -> DiagnoseResult | None:
         """Return a session's result, waiting for it; None where it has not come in time.

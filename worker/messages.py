@@ -152,6 +152,11 @@ class CeleryHints:
         self._consumer = sender
 
 
+def _taken(session_id: str) -> str:
+    """Return the id under which it is said that a request was taken: no session can have it."""
+    return f"{session_id}/taken"
+
+
 class CeleryResults:
     """Makes a session's result readable as `AsyncResult(session_id)`, and Flower show its end."""
 
@@ -179,6 +184,30 @@ class CeleryResults:
         """
         with reaching_results(self._app):
             self._app.backend.store_result(session_id, why, "FAILURE")
+
+    def take(self, session_id: str) -> None:
+        """Say that a request has become a session, for senders who wait for that.
+
+        Not as a state of the task: it could overwrite the result of a session that has just ended.
+
+        Raises:
+            Unavailable: The result store did not answer; it can be said again.
+        """
+        with reaching_results(self._app):
+            self._app.backend.store_result(_taken(session_id), None, "SUCCESS")
+
+    def is_taken(self, session_id: str) -> bool:
+        """Whether a request has become a session, or was refused.
+
+        Raises:
+            Unavailable: The result store did not answer.
+        """
+        with reaching_results(self._app):
+            states = (
+                self._app.backend.get_task_meta(task_id, cache=False)["status"]
+                for task_id in (_taken(session_id), session_id)
+            )
+            return any(state in {"SUCCESS", "FAILURE"} for state in states)
 
     def forget_refusal(self, session_id: str) -> None:
         """Remove a refusal that stands under the id of a request that was corrected since.

@@ -77,12 +77,19 @@ _NOT_YET = f"s3://not-packed-yet/bundles/{'0' * 64}.tar.gz"
     type=click.Choice(["start", "wait", "refuse"]),
     help="Where its expected cost has no room; default: the workers' setting.",
 )
+@click.option(
+    "--taken-within-s",
+    type=click.FloatRange(min=0),
+    default=0,
+    help="Wait for a worker to take it, sending it again; exit 4 where none does. 0 only sends.",
+)
 @click.option("--reveal-references", is_flag=True, help="Show reference answers to the teacher.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def enqueue(
     home: Path | None,
     bundle: str | None,
     benchmark: Path | None,
+    taken_within_s: float,
     as_json: bool,  # noqa: FBT001 - click's way
     **options: object,
 ) -> None:
@@ -96,7 +103,7 @@ def enqueue(
         request = request.model_copy(update={"bundle": uri})
     client = Client(settings.broker, settings.results, key_prefix=settings.key_prefix)
     try:
-        client.enqueue(request)
+        client.enqueue(request, taken_within_s=taken_within_s)
     finally:
         client.close()
     if as_json:
