@@ -178,11 +178,11 @@ class RealFleet:
         pid = int(owner.rpartition(".")[2])
         return next(worker for worker in self.workers if worker.pid == pid)
 
-    def enqueue(self, session_id: str, **fields: Any) -> None:
-        """Ask for a session."""
+    def enqueue(self, session_id: str, *, taken_within_s: float = 0, **fields: Any) -> None:
+        """Ask for a session, and wait for so long until a worker has opened it."""
         self.names.add(session_id)
         raw = {"session_id": session_id, "bundle": self.bundle_uri, **fields}
-        self.client.enqueue(parse_request(raw))
+        self.client.enqueue(parse_request(raw), taken_within_s=taken_within_s)
 
     def ended(self, session_id: str) -> bool:
         """Whether a session has ended."""

@@ -42,7 +42,9 @@ def client(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
 
 
 def a_request() -> DiagnoseRequest:
-    return parse_request({"session_id": "s-1", "bundle": f"s3://diagnosis/bundles/{'0' * 64}.tar.gz"})
+    return parse_request(
+        {"session_id": "s-1", "bundle": f"s3://diagnosis/bundles/{'0' * 64}.tar.gz"}
+    )
 
 
 def waiting(client: Client) -> threading.Thread:
