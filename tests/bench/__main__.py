@@ -47,7 +47,7 @@ def measured(figure: Figure) -> dict[str, Any]:
     except Exception as exc:  # noqa: BLE001 - one that cannot be measured does not hide the others
         row |= {"value": None, "ok": False, "how": f"not measured: {type(exc).__name__}: {exc}"}
     mark = "ok  " if row["ok"] else "MISS"
-    value = "-" if row["value"] is None else f"{row['value']:.2f}"
+    value = "-" if row["value"] is None else f"{row['value']:.3f}"
     limit = f"{figure.target:g} {figure.unit}"
     print(f"{mark} {figure.name:32} {value:>9} (at most {limit}) {row['how']}", flush=True)
     return row
