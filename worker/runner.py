@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from worker.checkpoints import Checkpoints
     from worker.core.events import Event
     from worker.core.values import SessionSpec
-    from worker.ports import Hints, Journal, Lease, Record
+    from worker.ports import Hints, Journal, Lease, Record, Slice
     from worker.spool import Spool
     from worker.steps.context import Ports
 
@@ -100,6 +100,10 @@ class _Known:
     def of(cls, session: Session, length: int, life: str) -> _Known:
         """Return what is known of a session at this length of its journal."""
         return cls(session, length, life, {step_id_of(step): step for step in wanted(session)})
+
+    def is_before(self, life: str, length: int) -> bool:
+        """Whether a journal of this life and length can go on from here."""
+        return self.life == life and self.length <= length
 
 
 class Runner:
@@ -476,18 +480,33 @@ class Runner:
     def _load(self, session_id: str) -> _Known | None:
         known = self._cached(session_id)
         part = self._journal.load(session_id, known.length if known else 0)
-        if known is not None and known.life != part.life:
-            known, part = None, self._journal.load(session_id)
-        if part.length == 0:
-            return None
-        return self._fold(session_id, known, part.records, part.life)
+        if known is not None and not known.is_before(part.life, part.length):
+            known, part = None, self._anew(session_id, known)
+        return self._fold(session_id, known, part.records, part.life) if part.length else None
 
     def _claimed(self, claim: Claim, session_id: str, known: _Known | None) -> _Known:
         """Return the session that a claim found, from what was known where that still holds."""
-        if known is None or known.life == claim.life:
+        if known is None or known.is_before(claim.life, claim.length):
             return self._fold(session_id, known, claim.records, claim.life)
-        part = self._journal.load(session_id)
+        part = self._anew(session_id, known)
         return self._fold(session_id, None, part.records, part.life)
+
+    def _anew(self, session_id: str, known: _Known) -> Slice:
+        """Forget what this process knew of a session, and return its whole journal.
+
+        A journal of the same life that has become shorter is an older copy's, such as that of a replica
+        which had fallen behind. To go on from what was known would be to wait for ever for steps that
+        the copy never heard of. Whether the object store holds more than it is looked at now.
+        """
+        with self._lock:
+            if self._known.get(session_id) is known:
+                del self._known[session_id]
+        part = self._journal.load(session_id)
+        if part.length and part.life == known.life:
+            lengths = {"known": known.length, "length": part.length}
+            _log.warning("journal is not as it was", session_id=session_id, **lengths)
+            self._checkpoint(session_id)
+        return part
 
     def _fold(
         self, session_id: str, known: _Known | None, records: Iterable[Record], life: str
@@ -495,7 +514,14 @@ class Runner:
         events = decode_all(records)
         if known is not None and not events:
             return known
-        session = fold(events, known.session if known else None)
+        try:
+            session = fold(events, known.session if known else None)
+        except IllegalEvent:
+            if known is None:
+                raise
+            # An older copy that has gone on since, and not as this process remembers it.
+            part = self._anew(session_id, known)
+            return self._fold(session_id, None, part.records, part.life)
         length = (known.length if known else 0) + len(events)
         return self._keep(session_id, _Known.of(session, length, life))
 

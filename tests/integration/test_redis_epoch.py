@@ -98,6 +98,27 @@ def test_an_older_copy_is_brought_forward(fleet: Harness, tmp_path: Path) -> Non
     assert_the_bill_is_covered(fleet)
 
 
+def test_a_copy_that_is_younger_than_the_newest_mark_is_brought_forward_too(
+    airline_home: Path, tmp_path: Path
+) -> None:
+    """As a replica is that had fallen behind by a second: no mark tells it from the right one."""
+    with running(airline_home, tmp_path / "fleet", MARK_EVERY_S="3600") as fleet:
+        until("an epoch has begun", lambda: newest_epoch(fleet) is not None)
+        session_id = in_mid_session(fleet, turns=1)
+        valkey = fleet.fleet.stack.valkey
+        shutil.copytree(data_of(valkey), tmp_path / "copy")
+        until("another turn is stored", lambda: fleet.stored_turns(session_id) >= 2)
+        turns = fleet.stored_turns(session_id)
+
+        valkey.kill()
+        shutil.rmtree(data_of(valkey))
+        shutil.copytree(tmp_path / "copy", data_of(valkey))
+        valkey.start()
+
+        assert_it_goes_on(fleet, session_id, turns, why="older")
+        assert_the_bill_is_covered(fleet)
+
+
 def assert_it_goes_on(fleet: Harness, session_id: str, turns: int, *, why: str) -> None:
     """See that the workers began a new epoch, and the session ended once, with its turns."""
     before = newest_epoch(fleet)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,7 @@ from worker.wire.journal import decode, encode
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from worker.checkpoints import Checkpoints
     from worker.core.commands import Command
     from worker.core.events import Event
     from worker.ports import Announcement, Committed
@@ -383,6 +385,29 @@ def test_a_fold_that_is_behind_catches_up(desk: Desk) -> None:
 
     assert desk.told()[-1] == "conclude"
     assert desk.session == other.session
+
+
+@pytest.mark.parametrize("how", ["by a drive", "by a claim"])
+def test_an_older_copy_of_a_journal_is_believed_and_compared_with_what_is_stored(how: str) -> None:
+    clock = ManualClock()
+    ahead, behind = Desk(clock=clock), Desk(clock=clock)
+    for desk in (ahead, behind):
+        desk.open()
+        desk.play("prepare")
+    ahead.play("turn/1", "call/1.0")
+    compared: list[str] = []
+    ahead.runner._checkpoints = cast("Checkpoints", SimpleNamespace(save=compared.append))
+
+    ahead.runner._journal = behind.journal
+    if how == "by a drive":
+        ahead.runner.drive(SESSION)
+    else:
+        ahead.play("turn/1")
+
+    assert compared[0] == SESSION
+    assert len(ahead.session.turns) == (how == "by a claim")
+    ahead.play(*(["turn/1"] if how == "by a drive" else []), "call/1.0", "turn/2", "conclude")
+    assert ahead.session.ended is not None
 
 
 def test_no_more_folds_are_kept_than_were_promised(desk: Desk) -> None:
