@@ -223,6 +223,30 @@ def test_giving_back_makes_nothing_out_of_nothing(bench: Bench) -> None:
     assert admitted(bench, FIVE_A_SECOND) == 5
 
 
+def test_what_comes_back_to_a_bucket_that_was_full_meanwhile_lets_nobody_more_go(
+    bench: Bench,
+) -> None:
+    for number in range(5):
+        ask(bench, FIVE_A_SECOND, grant=f"old{number}")
+    bench.elapse(1_000)
+    ask(bench, FIVE_A_SECOND, grant="new")
+
+    end(bench, FIVE_A_SECOND, "old0", Ending(outcome="unsent"))
+
+    assert admitted(bench, FIVE_A_SECOND) == 4
+
+
+def test_what_comes_back_while_others_wait_is_theirs(bench: Bench) -> None:
+    for number in range(5):
+        ask(bench, FIVE_A_SECOND, grant=f"old{number}")
+    bench.elapse(200)
+
+    for number in range(5):
+        end(bench, FIVE_A_SECOND, f"old{number}", Ending(outcome="unsent"))
+
+    assert admitted(bench, FIVE_A_SECOND) == 5
+
+
 def test_the_providers_own_limit_lowers_ours_and_never_raises_it(bench: Bench) -> None:
     ask(bench, FIVE_A_SECOND, grant="one")
     end(bench, FIVE_A_SECOND, "one", Ending(outcome="answered", told=Rates(requests=120)))

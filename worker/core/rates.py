@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from worker.core.bounds import json_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from worker.core.teaching import TeacherReply, TeacherRequest
     from worker.errors import StudentFault, TeacherFault
@@ -52,11 +52,12 @@ __all__ = [
     "pause_spread_ms",
     "needed_parts",
     "still_to_take",
+    "given_back_parts",
 ]
 
 #: Parts of a token: a rate a minute is as many parts a millisecond.
 UNIT = 60_000
-#: How much of its rate a bucket holds. "60 RPM might be enforced as 1 request per second", says the
+#: How much of its rate a bucket holds; a request that is older is not given back. "60 RPM might be enforced as 1 request per second", says the
 #: provider; a second also bridges how late a waiting step is told.
 BURST_MS = 1_000
 #: What nobody asked about for so long is forgotten.
@@ -353,10 +354,35 @@ def needed_parts(name: str) -> int:
     return UNIT if name == "requests" else 1
 
 
+def given_back_parts(level: int, per_minute: int, ages_ms: Sequence[int]) -> int:
+    """Return what the bucket of requests gets back for one that was taken and never sent.
+
+    So much as it would hold beyond its level had that one never been taken; where it was full
+    meanwhile, less or nothing, or more would go within a second than its rate. Before each request
+    since, it held a full bucket at the most: what it holds now is that, what it gained since then,
+    less those that went since then.
+
+    Args:
+        level: Of the bucket now.
+        per_minute: Its rate.
+        ages_ms: How long ago the others went that went in the same millisecond and since, and were
+            not given back; the youngest first.
+    """
+    burst = burst_parts(per_minute)
+    most = min(
+        (burst + per_minute * age_ms - number * UNIT for number, age_ms in enumerate(ages_ms, 1)),
+        default=burst,
+    )
+    return max(0, min(UNIT, min(burst, most) - level))
+
+
 def still_to_take(taken: tuple[int, int, int], ending: Ending) -> tuple[int, int, int]:
-    """Return what a call used beyond what was taken for it, in the order of `NAMES`."""
+    """Return what a call used beyond what was taken for it, in the order of `NAMES`.
+
+    Of a call that was never sent all tokens go back; its request goes as `given_back_parts` says.
+    """
     if ending.outcome == "unsent":
-        return -taken[0], -taken[1], -taken[2]
+        return 0, -taken[1], -taken[2]
     used_input = taken[1] if ending.input_tokens is None else ending.input_tokens
     used_output = taken[2] if ending.output_tokens is None else ending.output_tokens
     return 0, used_input - taken[1], used_output - taken[2]

@@ -30,6 +30,11 @@ KEYS = {
         "hash",
         "call under way -> when it began, tokens taken for its input and output",
     ),
+    "recent": (
+        "{P:rl:<account>}:<group>:r",
+        "zset",
+        "request of the last second -> when it went, in ms; not those that were given back",
+    ),
     "line": (
         "{P:rl:<account>}:<group>:l",
         "zset",

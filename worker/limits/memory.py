@@ -47,6 +47,8 @@ class _Group:
     #: Grant -> when its slot ends without a word.
     slots: dict[str, int] = field(default_factory=dict[str, int])
     taken: dict[str, _Taken] = field(default_factory=dict[str, _Taken])
+    #: Grant -> when its request was let go, of the last second, but for those that were given back.
+    recent: dict[str, int] = field(default_factory=dict[str, int])
     #: Name -> when its turn is.
     line: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -146,6 +148,8 @@ def _admit(group: _Group, limits: Limits, ask: Ask, now: int) -> Standing:
     group.line.pop(ask.name, None)
     group.slots[ask.grant] = now + rates.SLOT_TTL_MS
     group.taken[ask.grant] = _Taken(now, amounts)
+    group.recent = {g: at for g, at in group.recent.items() if at >= now - rates.BURST_MS}
+    group.recent[ask.grant] = now
     _charge(group, limits, amounts, now)
     return Standing(status="go")
 
@@ -199,6 +203,8 @@ def _end(group: _Group, limits: Limits, grant: str, ending: Ending, now: int) ->
     if taken is None:
         return
     _charge(group, limits, rates.still_to_take(taken.amounts, ending), now)
+    if ending.outcome == "unsent":
+        _give_back(group, limits, grant, taken.began_ms, now)
     if ending.outcome == "answered" and ending.output_tokens is not None:
         usual = group.usual_output_tokens
         group.usual_output_tokens = rates.smoothed(usual, ending.output_tokens)
@@ -220,6 +226,18 @@ def _charge(group: _Group, limits: Limits, amounts: Sequence[int], now: int) -> 
             continue
         level = rates.refilled(group.buckets.get(name), limit, now).level - amount * rates.UNIT
         group.buckets[name] = Bucket(min(level, rates.burst_parts(limit)), now)
+
+
+def _give_back(group: _Group, limits: Limits, grant: str, began_ms: int, now: int) -> None:
+    """Give a request back that was never sent, as far as nobody has got its place meanwhile."""
+    group.recent.pop(grant, None)
+    limit = _limit(group, limits, "requests")
+    if limit is None or began_ms < now - rates.BURST_MS:
+        return
+    level = rates.refilled(group.buckets.get("requests"), limit, now).level
+    ages_ms = sorted(now - at for at in group.recent.values() if at >= began_ms)
+    back = rates.given_back_parts(level, limit, ages_ms)
+    group.buckets["requests"] = Bucket(level + back, now)
 
 
 def _limit(group: _Group, limits: Limits, name: str) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -194,6 +196,37 @@ def test_refilling_twice_is_refilling_once(rate: int, first: int, second: int, l
 
     assert twice == rates.refilled(bucket, rate, first + second)
     assert twice.level <= max(rates.burst_parts(rate), level)
+
+
+@given(
+    rate=st.integers(60, 6_000),
+    pauses_ms=st.lists(st.integers(1, 700), min_size=1, max_size=12),
+    rest_ms=st.integers(0, 1_000),
+    data=st.data(),
+)
+def test_a_request_that_comes_back_leaves_the_bucket_as_if_it_had_never_gone(
+    rate: int, pauses_ms: list[int], rest_ms: int, data: st.DataObject
+) -> None:
+    def level_after(times_ms: list[int], now_ms: int) -> int:
+        bucket = rates.refilled(None, rate, 0)
+        for at_ms in times_ms:
+            level = rates.refilled(bucket, rate, at_ms).level
+            bucket = Bucket(level - rates.UNIT, at_ms)
+        return rates.refilled(bucket, rate, now_ms).level
+
+    times_ms = list[int]()
+    for at_ms in accumulate(pauses_ms):
+        if level_after(times_ms, at_ms) >= rates.UNIT:
+            times_ms.append(at_ms)
+    now_ms = sum(pauses_ms) + rest_ms
+    gone_ms = data.draw(st.sampled_from(times_ms))
+    level = level_after(times_ms, now_ms)
+    ages_ms = [now_ms - at_ms for at_ms in reversed(times_ms) if at_ms > gone_ms]
+
+    back = rates.given_back_parts(level, rate, ages_ms)
+
+    others = [at_ms for at_ms in times_ms if at_ms != gone_ms]
+    assert level + back == level_after(others, now_ms)
 
 
 windows = st.builds(

@@ -1,6 +1,7 @@
 -- admit(constants, group, grant, name, input_tokens, max_output_tokens, requests, input, output, most, start)
 --   -> {status, wait_ms, why, said}; status: go | wait | stopped. 0 stands for no limit
--- b hash; s zset, grant -> end of its slot; g hash, grant -> 'began input output'; l zset, name -> turn.
+-- b hash; s zset, grant -> end of its slot; g hash, grant -> 'began input output'; r zset, grant -> when
+-- it went, of the last second; l zset, name -> turn.
 -- A grant that was let go before is told the same: its reply was lost.
 local grant, name = ARGV[3], ARGV[4]
 local configured, most, start = {ARGV[7], ARGV[8], ARGV[9]}, tonumber(ARGV[10]), tonumber(ARGV[11])
@@ -73,5 +74,8 @@ redis.call('ZADD', S, int(now + C.slot_ttl_ms), grant)
 redis.call('HSET', G, grant, int(now) .. ' ' .. int(amounts[2]) .. ' ' .. int(amounts[3]))
 redis.call('PEXPIRE', S, C.slot_ttl_ms)
 redis.call('PEXPIRE', G, C.slot_ttl_ms)
+redis.call('ZREMRANGEBYSCORE', R, '-inf', '(' .. int(now - C.burst_ms))
+redis.call('ZADD', R, int(now), grant)
+redis.call('PEXPIRE', R, C.slot_ttl_ms)
 charge(configured, amounts)
 return {'go', 0, '', ''}

@@ -4,6 +4,19 @@
 local grant, outcome, said = ARGV[3], ARGV[4], ARGV[10]
 local configured = {ARGV[14], ARGV[15], ARGV[16]}
 load()
+-- Give a request back that was never sent, as far as nobody has got its place meanwhile.
+local function give_back(began)
+  redis.call('ZREM', R, grant)
+  local limit = limit_of(1, configured)
+  if limit == 0 or began < now - C.burst_ms then return end
+  local level = level_of(1, limit)
+  local most, since = burst(limit), redis.call('ZREVRANGEBYSCORE', R, '+inf', int(began), 'WITHSCORES')
+  for i = 2, #since, 2 do
+    most = math.min(most, burst(limit) + limit * (now - tonumber(since[i])) - i / 2 * C.unit)
+  end
+  put('level.' .. NAMES[1], level + math.max(0, math.min(C.unit, most - level)))
+  put('at.' .. NAMES[1], now)
+end
 if ARGV[9] == '1' then redis.call('SET', STOP, said, 'NX') end
 if ARGV[11] ~= '0' or ARGV[12] ~= '0' or ARGV[13] ~= '0' then
   for i = 1, #NAMES do put('told.' .. NAMES[i], ARGV[10 + i]) end
@@ -23,7 +36,8 @@ if not taken then return 0 end
 local began, input, output = string.match(taken, '^(%d+) (%d+) (%d+)$')
 began, input, output = tonumber(began), tonumber(input), tonumber(output)
 if outcome == 'unsent' then
-  charge(configured, {-1, -input, -output})
+  charge(configured, {0, -input, -output})
+  give_back(began)
 else
   local used_input, used_output = tonumber(ARGV[5]), tonumber(ARGV[6])
   if used_input < 0 then used_input = input end

@@ -13,6 +13,7 @@ local NAMES = {'requests', 'input_tokens', 'output_tokens'}
 local function int(n) return string.format('%.0f', n) end
 local GROUP = ARGV[2] or ''
 local B, S, G, L = P .. GROUP .. ':b', P .. GROUP .. ':s', P .. GROUP .. ':g', P .. GROUP .. ':l'
+local R = P .. GROUP .. ':r'
 local STOP, GROUPS = P .. 'stop', P .. 'groups'
 local b = {}
 
