@@ -1,39 +1,40 @@
 """A worker does not start where a promise would be broken, by whichever command it is started.
 
-Rule: Celery swallows what a signal's receiver raises, but for a `SystemExit`; so the reason is printed
-here, and the exit code is that of a `Misconfigured` on the command line.
+Rule: Celery swallows what a signal's receiver raises, but for a `SystemExit`; so whatever keeps a worker
+from being looked at keeps it from starting too.
 """
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import signals
 
 from worker.doctor import preflight
+from worker.errors import DiagnosisError, Misconfigured
 from worker.settings import load_settings
 
-if TYPE_CHECKING:
-    from worker.doctor import Check
-
-__all__ = ["MISCONFIGURED", "refusal"]
-
-MISCONFIGURED = 7
-
-
-def refusal(found: list[Check]) -> str:
-    """Return why the worker does not start and what to do, a line each; empty where it may."""
-    wrong = [check for check in found if check.state == "fail"]
-    if not wrong:
-        return ""
-    lines = [f"  {check.name}: {check.found}. Cure: {check.cure}" for check in wrong]
-    return "\n".join(["diagnosis: this worker would break a promise and does not start:", *lines])
+__all__ = ["refuse"]
 
 
 # The first thing that a worker says of itself: nothing is connected to, or written, before.
 @signals.celeryd_init.connect
-def _refuse(**_: Any) -> None:
-    if why := refusal(preflight(load_settings())):
-        sys.stderr.write(f"{why}\n")
-        sys.exit(MISCONFIGURED)
+def refuse(**_: Any) -> None:
+    """Say why this worker may not start, and leave; return where it may.
+
+    Raises:
+        SystemExit: It may not; the code is the command line's for `Misconfigured`.
+    """
+    try:
+        wrong = [check for check in preflight(load_settings()) if check.state == "fail"]
+    except Exception as exc:  # noqa: BLE001 - see the rule
+        why = DiagnosisError(f"this worker could not be looked at, and does not start: {exc!r}")
+    else:
+        if not wrong:
+            return
+        lines = "; ".join(f"{check.name}: {check.found}. {check.cure}" for check in wrong)
+        why = Misconfigured(f"this worker would break a promise and does not start: {lines}")
+    # Only who does not start needs the command line.
+    from worker.cli.output import exit_code_of, fail  # noqa: PLC0415
+
+    fail(str(why), code=exit_code_of(why))

@@ -193,6 +193,7 @@ def build(
         chance=random.random,
         checkpoints=checkpoints,
         spool=spool,
+        server=lambda: epoch.generation,
     )
     closing.callback(runner.close)
     recovery = Recovery(

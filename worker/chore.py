@@ -48,6 +48,7 @@ class Chore(bootsteps.StartStopStep):
 
     def round(self) -> None:
         """Do it once; each subclass says what."""
+        # No `abstractmethod`: Celery's steps have a metaclass of their own.
         raise NotImplementedError
 
     def ended(self) -> None:

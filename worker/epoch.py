@@ -189,6 +189,11 @@ class Epoch:
         if run_id and under is not None and under != generation:
             raise OtherServer("another server, or another run of it, is at Redis' address")
 
+    @property
+    def generation(self) -> int:
+        """Which run of which server this is, counted by this process: it grows at each other one."""
+        return self._generation
+
     # ------------------------------------------------------------------------------- looking
 
     def look(self, *, deep: bool = False) -> Look:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from worker.checkpoints import Checkpoints
     from worker.core.events import Event
     from worker.core.values import SessionSpec
-    from worker.ports import Hints, Journal, Lease, Record, Slice
+    from worker.ports import Hints, Journal, Lease, Record
     from worker.spool import Spool
     from worker.steps.context import Ports
 
@@ -93,17 +93,25 @@ class _Known:
     length: int
     #: Of another life of the session, nothing that is known here holds.
     life: str
+    #: Nor of another server, or another run of it: that may be an older copy, which went on by itself.
+    server: int
     #: What is wanted now, by step id. Asked for once a fold: a turn may want hundreds of runs.
     steps: Mapping[str, Command]
 
     @classmethod
-    def of(cls, session: Session, length: int, life: str) -> _Known:
+    def of(cls, session: Session, length: int, life: str, server: int) -> _Known:
         """Return what is known of a session at this length of its journal."""
-        return cls(session, length, life, {step_id_of(step): step for step in wanted(session)})
+        steps = {step_id_of(step): step for step in wanted(session)}
+        return cls(session, length, life, server, steps)
 
-    def is_before(self, life: str, length: int) -> bool:
-        """Whether a journal of this life and length can go on from here."""
-        return self.life == life and self.length <= length
+    @property
+    def age(self) -> tuple[int, str, int]:
+        """Of two folds of one session, the greater is the newer one."""
+        return self.server, self.life, self.length
+
+    def holds(self, life: str, length: int, server: int) -> bool:
+        """Whether a journal of this life and length, on this server, goes on from what is known."""
+        return self.life == life and self.length <= length and self.server == server
 
 
 class Runner:
@@ -122,6 +130,7 @@ class Runner:
         perform: Callable[[Command, Step], Event] = perform,
         checkpoints: Checkpoints | None = None,
         spool: Spool | None = None,
+        server: Callable[[], int] = lambda: 0,
     ) -> None:
         self._journal = journal
         self._hints = hints
@@ -132,9 +141,11 @@ class Runner:
         self._perform_step = perform
         self._checkpoints = checkpoints
         self._spool = spool
+        #: Another number whenever the journal may be another server's (`Epoch.generation`).
+        self._server = server
         self._heart = heart or Heart(journal)
         #: Who waits for money, and who goes on.
-        self.waking = Waking(journal, ports, hints, now_s=self._heart.now_s)
+        self.waking = Waking(journal, ports.ledger, hints, now_s=self._heart.now_s)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -309,7 +320,7 @@ class Runner:
         if step_id == DRIVE:
             self.drive(session_id)
             return Worked(status="done")
-        known = self._cached(session_id)
+        server, known = self._server(), self._cached(session_id)
         asked_s = self._heart.now_s()
         claim = self._journal.claim(
             session_id,
@@ -320,15 +331,15 @@ class Runner:
         )
         if claim.lease is None:
             return Worked(status="dropped", detail=claim.status.value)
-        return self._work_on(claim, claim.lease, known, asked_s)
-
-    def _work_on(self, claim: Claim, lease: Lease, known: _Known | None, asked_s: float) -> Worked:
         try:
-            now = self._claimed(claim, lease.session_id, known)
+            now = self._claimed(claim, session_id, known, server)
         except (UnknownVersion, IllegalEvent) as exc:
             # Not for this worker to end: a newer one, or a mended one, goes on from here.
-            self._wait(lease, policy.LONGEST_GRACE_MS, str(exc))
+            self._wait(claim.lease, policy.LONGEST_GRACE_MS, str(exc))
             raise
+        return self._work_on(claim, claim.lease, now, asked_s)
+
+    def _work_on(self, claim: Claim, lease: Lease, now: _Known, asked_s: float) -> Worked:
         if lease.step_id == "deadline":
             return self._commit(lease, now, DeadlinePassed(), drive=True)
         command = now.steps.get(lease.step_id)
@@ -433,7 +444,7 @@ class Runner:
         drive: bool = False,
         given_up: str = "",
     ) -> Worked:
-        after = _Known.of(apply(now.session, event), now.length + 1, now.life)
+        after = _Known.of(apply(now.session, event), now.length + 1, now.life, now.server)
         crowded = is_crowded(after.session)
         follow = [c for step, c in after.steps.items() if crowded or step not in now.steps]
         encoded = encode(event)
@@ -478,21 +489,25 @@ class Runner:
     # ----------------------------------------------------------------------------- folding
 
     def _load(self, session_id: str) -> _Known | None:
-        known = self._cached(session_id)
+        server, known = self._server(), self._cached(session_id)
         part = self._journal.load(session_id, known.length if known else 0)
-        if known is not None and not known.is_before(part.life, part.length):
-            known, part = None, self._anew(session_id, known)
-        return self._fold(session_id, known, part.records, part.life) if part.length else None
+        if known is not None and not known.holds(part.life, part.length, self._server()):
+            return self._anew(session_id, known)
+        if part.length == 0:
+            return None
+        return self._fold(session_id, known, part.records, part.life, server)
 
-    def _claimed(self, claim: Claim, session_id: str, known: _Known | None) -> _Known:
+    def _claimed(self, claim: Claim, session_id: str, known: _Known | None, server: int) -> _Known:
         """Return the session that a claim found, from what was known where that still holds."""
-        if known is None or known.is_before(claim.life, claim.length):
-            return self._fold(session_id, known, claim.records, claim.life)
-        part = self._anew(session_id, known)
-        return self._fold(session_id, None, part.records, part.life)
+        if known is None or known.holds(claim.life, claim.length, self._server()):
+            return self._fold(session_id, known, claim.records, claim.life, server)
+        anew = self._anew(session_id, known)
+        if anew is None:
+            raise IllegalEvent(f"a step of session {session_id!r} was due, and its journal is gone")
+        return anew
 
-    def _anew(self, session_id: str, known: _Known) -> Slice:
-        """Forget what this process knew of a session, and return its whole journal.
+    def _anew(self, session_id: str, known: _Known) -> _Known | None:
+        """Fold a session from its start, since what this process knew of it may not hold any more.
 
         A journal of the same life that has become shorter is an older copy's, such as that of a replica
         which had fallen behind. To go on from what was known would be to wait for ever for steps that
@@ -501,29 +516,29 @@ class Runner:
         with self._lock:
             if self._known.get(session_id) is known:
                 del self._known[session_id]
-        part = self._journal.load(session_id)
-        if part.length and part.life == known.life:
+        server, part = self._server(), self._journal.load(session_id)
+        if part.length == 0:
+            return None
+        if part.life == known.life and part.length < known.length:
             lengths = {"known": known.length, "length": part.length}
-            _log.warning("journal is not as it was", session_id=session_id, **lengths)
+            _log.warning("journal has become shorter", session_id=session_id, **lengths)
             self._checkpoint(session_id)
-        return part
+        return self._fold(session_id, None, part.records, part.life, server)
 
     def _fold(
-        self, session_id: str, known: _Known | None, records: Iterable[Record], life: str
+        self,
+        session_id: str,
+        known: _Known | None,
+        records: Iterable[Record],
+        life: str,
+        server: int,
     ) -> _Known:
         events = decode_all(records)
         if known is not None and not events:
             return known
-        try:
-            session = fold(events, known.session if known else None)
-        except IllegalEvent:
-            if known is None:
-                raise
-            # An older copy that has gone on since, and not as this process remembers it.
-            part = self._anew(session_id, known)
-            return self._fold(session_id, None, part.records, part.life)
+        session = fold(events, known.session if known else None)
         length = (known.length if known else 0) + len(events)
-        return self._keep(session_id, _Known.of(session, length, life))
+        return self._keep(session_id, _Known.of(session, length, life, server))
 
     def _cached(self, session_id: str) -> _Known | None:
         with self._lock:
@@ -538,7 +553,7 @@ class Runner:
                 self._known.pop(session_id, None)
                 return known
             current = self._known.get(session_id)
-            if current is None or (current.life, current.length) < (known.life, known.length):
+            if current is None or current.age < known.age:
                 self._known[session_id] = known
             self._known.move_to_end(session_id)
             while len(self._known) > CACHED_SESSIONS:

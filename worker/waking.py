@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from worker.core.values import SessionSpec
-    from worker.ports import Hints, Journal
-    from worker.steps.context import Ports
+    from worker.ports import Hints, Journal, Ledger
 
 __all__ = ["Waking"]
 
@@ -28,10 +27,10 @@ class Waking:
     """Looks after those who wait. One a process; safe to call from many threads."""
 
     def __init__(
-        self, journal: Journal, ports: Ports, hints: Hints, *, now_s: Callable[[], float]
+        self, journal: Journal, ledger: Ledger, hints: Hints, *, now_s: Callable[[], float]
     ) -> None:
         self._journal = journal
-        self._ports = ports
+        self._ledger = ledger
         self._hints = hints
         self._now_s = now_s
         self._next_s = 0.0
@@ -78,4 +77,4 @@ class Waking:
 
     def _going(self, waiting: Sequence[Waiting]) -> Sequence[Waiting]:
         scopes = tuple(dict.fromkeys(scope for one in waiting for scope in one.scopes))
-        return may_go(waiting, self._ports.ledger.rooms(scopes)) if scopes else ()
+        return may_go(waiting, self._ledger.rooms(scopes)) if scopes else ()

@@ -40,7 +40,7 @@ class Chain:
         self.runner = Runner(
             journal=MemoryJournal(SystemClock()),
             hints=self,
-            ports=cast("Ports", SimpleNamespace()),
+            ports=cast("Ports", SimpleNamespace(ledger=None)),
             owner="bench",
             new_token=lambda: secrets.token_hex(8),
             chance=random.random,

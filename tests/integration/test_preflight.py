@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tasks import preflight as at_start
 from worker.doctor import preflight, worker_checks
 from worker.doctor.fleet import LONGEST_STEP_S, delivery
 from worker.doctor.redis_server import CLOCKS_APART_MS, clocks
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from worker.doctor import Check
+    from worker.settings import Settings
 
 pytestmark = [
     pytest.mark.integration,
@@ -111,6 +113,23 @@ def test_the_worker_itself_refuses_and_says_the_cure(
     assert done.returncode == 7
     assert f"{broken}: everysec" in done.stderr
     assert "CONFIG SET appendfsync always" in done.stderr
+
+
+def test_a_worker_that_cannot_be_looked_at_does_not_start_either(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Celery would swallow the error, and start it unseen."""
+
+    def broken(settings: Settings) -> list[Check]:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(at_start, "preflight", broken)
+
+    with pytest.raises(SystemExit) as left:
+        at_start.refuse()
+
+    assert left.value.code == 1
+    assert "does not start: RuntimeError('a bug')" in capsys.readouterr().err
 
 
 def test_doctor_says_so_too(valkey: ValkeyServer, tmp_path: Path) -> None:

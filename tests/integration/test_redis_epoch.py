@@ -83,16 +83,7 @@ def test_an_empty_server_in_the_place_of_a_killed_one_is_filled(fleet: Harness) 
 
 
 def test_an_older_copy_is_brought_forward(fleet: Harness, tmp_path: Path) -> None:
-    session_id = in_mid_session(fleet, turns=1)
-    valkey = fleet.fleet.stack.valkey
-    shutil.copytree(data_of(valkey), tmp_path / "copy")
-    until("two more turns are stored", lambda: fleet.stored_turns(session_id) >= 3)
-    turns = fleet.stored_turns(session_id)
-
-    valkey.kill()
-    shutil.rmtree(data_of(valkey))
-    shutil.copytree(tmp_path / "copy", data_of(valkey))
-    valkey.start()
+    session_id, turns = set_back(fleet, tmp_path / "copy", by_turns=2)
 
     assert_it_goes_on(fleet, session_id, turns, why="older")
     assert_the_bill_is_covered(fleet)
@@ -104,19 +95,24 @@ def test_a_copy_that_is_younger_than_the_newest_mark_is_brought_forward_too(
     """As a replica is that had fallen behind by a second: no mark tells it from the right one."""
     with running(airline_home, tmp_path / "fleet", MARK_EVERY_S="3600") as fleet:
         until("an epoch has begun", lambda: newest_epoch(fleet) is not None)
-        session_id = in_mid_session(fleet, turns=1)
-        valkey = fleet.fleet.stack.valkey
-        shutil.copytree(data_of(valkey), tmp_path / "copy")
-        until("another turn is stored", lambda: fleet.stored_turns(session_id) >= 2)
-        turns = fleet.stored_turns(session_id)
-
-        valkey.kill()
-        shutil.rmtree(data_of(valkey))
-        shutil.copytree(tmp_path / "copy", data_of(valkey))
-        valkey.start()
+        session_id, turns = set_back(fleet, tmp_path / "copy", by_turns=1)
 
         assert_it_goes_on(fleet, session_id, turns, why="older")
         assert_the_bill_is_covered(fleet)
+
+
+def set_back(fleet: Harness, copy: Path, *, by_turns: int) -> tuple[str, int]:
+    """Have Redis come back as it was some turns ago; return whose, and how many of them are stored."""
+    session_id = in_mid_session(fleet, turns=1)
+    valkey = fleet.fleet.stack.valkey
+    shutil.copytree(data_of(valkey), copy)
+    until("more turns are stored", lambda: fleet.stored_turns(session_id) > by_turns)
+    turns = fleet.stored_turns(session_id)
+    valkey.kill()
+    shutil.rmtree(data_of(valkey))
+    shutil.copytree(copy, data_of(valkey))
+    valkey.start()
+    return session_id, turns
 
 
 def assert_it_goes_on(fleet: Harness, session_id: str, turns: int, *, why: str) -> None:

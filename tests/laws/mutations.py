@@ -57,8 +57,8 @@ MUTATIONS = (
     Mutation(
         law=1,
         path="worker/runner.py",
-        old="after = _Known.of(apply(now.session, event), now.length + 1, now.life)",
-        new="after = _Known.of(now.session, now.length + 1, now.life)",
+        old="after = _Known.of(apply(now.session, event), now.length + 1, now.life, now.server)",
+        new="after = _Known.of(now.session, now.length + 1, now.life, now.server)",
         says="a worker remembers a session otherwise than its journal has it",
     ),
     Mutation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -37,7 +38,9 @@ class Desk:
         self._runner = Runner(
             journal=self.journal,
             hints=CollectedHints(),
-            ports=cast("Ports", object()),  # no step of these tests looks outside
+            ports=cast(
+                "Ports", SimpleNamespace(ledger=None)
+            ),  # no step of these tests looks outside
             owner="w-1",
             new_token=lambda: next(self._tokens),
             chance=lambda: 0.5,

@@ -141,6 +141,8 @@ class Desk:
         )
         self.hints = CollectedHints()
         self.acts: deque[Callable[[Command, Step], Event]] = deque()
+        #: Which run of which server the journal is on.
+        self.server = 0
         #: Steps that were begun, in order.
         self.begun: list[str] = []
         tokens = count(1)
@@ -154,6 +156,7 @@ class Desk:
             heart=Heart(self.journal, beat_ms=None, now_s=lambda: self.clock.now_ms() / 1000),
             perform=self._act,
             spool=self.spool,
+            server=lambda: self.server,
         )
 
     def open(self, limits: Limits | None = None) -> bool:

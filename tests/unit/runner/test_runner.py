@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -408,6 +409,28 @@ def test_an_older_copy_of_a_journal_is_believed_and_compared_with_what_is_stored
     assert len(ahead.session.turns) == (how == "by a claim")
     ahead.play(*(["turn/1"] if how == "by a drive" else []), "call/1.0", "turn/2", "conclude")
     assert ahead.session.ended is not None
+
+
+def test_nothing_that_was_known_of_another_server_is_held_against_the_journal_of_this_one() -> None:
+    """An older copy that went on by itself may be as long as what is known, and yet another journal."""
+    clock = ManualClock()
+    ours, theirs = Desk(clock=clock), Desk(clock=clock)
+    for desk in (ours, theirs):
+        desk.open()
+        desk.play("prepare", "turn/1")
+    theirs.then(lambda command, step: replace(usual(command, step), result=Text(text="[1]")))
+    for desk in (ours, theirs):
+        desk.play("call/1.0")
+    assert len(theirs.keys) == len(ours.keys)
+    assert theirs.session != ours.session
+
+    ours.runner._journal = theirs.journal
+    assert ours.session != theirs.session, "the same server has the same journal"
+    ours.server = 1
+
+    assert ours.session == theirs.session
+    ours.play("turn/2", "conclude")
+    assert ours.session == theirs.session
 
 
 def test_no_more_folds_are_kept_than_were_promised(desk: Desk) -> None:
