@@ -125,6 +125,20 @@ def test_another_run_of_the_server_is_looked_at_before_money_is_held() -> None:
     assert fleet.store.asked > asked
 
 
+def test_what_is_known_of_a_server_holds_for_one_run_of_it() -> None:
+    process = Fleet().process()
+    process.connected("run-1")
+    first = process.generation
+
+    process.connected("run-1")
+    assert process.generation == first
+    process.connected("run-2")
+    assert process.generation > first
+    hidden = process.generation
+    process.connected("")
+    assert process.generation > hidden, "who does not say may be anybody"
+
+
 def test_what_was_meant_for_one_server_is_not_sent_to_another_one() -> None:
     process = Fleet().process()
     process.connected("run-1")
