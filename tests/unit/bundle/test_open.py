@@ -113,7 +113,11 @@ def test_a_bundle_of_a_newer_version_asks_for_a_newer_worker(tmp_path: Path) -> 
         open_bundle(tmp_path / "newer", tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", gzip.compress(b""), gzip.compress(b"junk")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"junk", gzip.compress(b""), gzip.compress(b"junk")],
+    ids=["nothing", "junk", "nothing packed", "junk packed"],
+)
 def test_what_is_no_bundle_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "packed").write_bytes(content)
 
