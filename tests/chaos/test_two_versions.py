@@ -9,11 +9,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections import defaultdict
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import ZipFile
 
 import pytest
 
@@ -45,7 +45,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if git is None:
         pytest.skip("git is not installed: the old version cannot be checked out")
     archive = subprocess.run(
-        [git, "archive", "--format=tar", OLD, "worker", "tasks"],
+        [git, "archive", "--format=zip", OLD, "worker", "tasks"],
         cwd=ROOT,
         capture_output=True,
         check=False,
@@ -53,8 +53,8 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if archive.returncode != 0:
         pytest.skip(f"commit {OLD[:7]} is not in this clone: fetch the whole history")
     directory = tmp_path_factory.mktemp("old")
-    with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
-        tar.extractall(directory, filter="data")
+    with ZipFile(BytesIO(archive.stdout)) as files:
+        files.extractall(directory)
     assert _imported(directory) == directory / "worker" / "__init__.py"
     return directory
 

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.unit.bundle.homes import make_home, pack_and_open, tau_home
 from worker.bundle import open_bundle, pack
-from worker.bundle.archive import write_archive
+from worker.bundle.archive import read_archive, write_archive
 from worker.bundle.open import is_intact
 from worker.errors import BundleInvalid, UnknownVersion
 
@@ -103,8 +102,7 @@ def test_a_bundle_of_a_newer_version_asks_for_a_newer_worker(tmp_path: Path) -> 
     packed = pack(make_home(tmp_path / "home"), tmp_path / "out")
     unpacked = tmp_path / "unpacked"
     unpacked.mkdir()
-    with tarfile.open(packed.path) as archive:
-        archive.extractall(unpacked, filter="data")
+    read_archive(packed.path, unpacked)
     (unpacked / "bundle.json").write_text('{"format": 99}')
     files = {path.relative_to(unpacked).as_posix(): path for path in unpacked.rglob("*.*")}
     write_archive(tmp_path / "newer", files)
