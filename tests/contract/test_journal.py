@@ -842,6 +842,33 @@ def test_a_drive_makes_due_exactly_what_is_wanted(bench: Bench) -> None:
     assert journal.beat([held, kept]) == (held,)
 
 
+@pytest.mark.parametrize("how", ["ready", "retry", "release", "commit"])
+def test_a_step_that_is_wanted_again_counts_its_attempts_on(bench: Bench, how: str) -> None:
+    """What an attempt has paid for bears its number: no other attempt may have it."""
+    journal = bench.journal()
+    open_session(journal, "turn/1")
+    lease = lease_of(journal, "turn/1")
+    if how == "ready":
+        journal.retry(lease, delay_ms=HOUR_MS, error="529")
+    if how == "commit":
+        pause = ("pause/1", "{}")
+        journal.commit(Commit(lease=lease, events=(pause,), expected_length=1))
+    length = journal.load(SESSION).length
+    journal.drive(SESSION, expected_length=length, follow=[step("resume/1")])
+    if how == "retry":
+        journal.retry(lease, delay_ms=HOUR_MS, error="stopped")
+    if how == "release":
+        journal.release(lease)
+    assert [row.step_id for row in journal.steps(SESSION)] == ["resume/1"]
+
+    journal.drive(SESSION, expected_length=length, follow=[step("turn/1")])
+
+    (row,) = journal.steps(SESSION)
+    assert (row.attempt, row.retries, row.deaths) == (1, 0, 0)
+    claimed = journal.claim(SESSION, "turn/1", owner="w2", token="again", since=0)
+    assert claimed.attempt == 2
+
+
 def test_a_second_drive_does_nothing_more(bench: Bench) -> None:
     journal = bench.journal()
     open_session(journal, "prepare", "held")

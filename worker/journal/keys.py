@@ -20,6 +20,11 @@ KEYS = {
     "journal": ("{P}:j:<session>", "list", "records: a head line, then the event as JSON"),
     "index": ("{P}:k:<session>", "hash", "event key -> `position token`"),
     "open": ("{P}:o:<session>", "set", "steps that are due or under way"),
+    "attempts": (
+        "{P}:n:<session>",
+        "hash",
+        "step that was begun and then not wanted any more -> its attempts, counted on from there",
+    ),
     "notes": (
         "{P}:a:<session>",
         "list",

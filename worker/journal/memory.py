@@ -82,6 +82,8 @@ class _Session:
     #: key -> token of the commit
     index: dict[str, str] = field(default_factory=dict[str, str])
     rows: dict[str, _Row] = field(default_factory=dict[str, _Row])
+    #: Step that was begun and taken back -> its attempts.
+    attempts: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def open_steps(self) -> list[str]:
@@ -305,7 +307,7 @@ class MemoryJournal:
             session.put(record, lease.token)
         if commit.given_up:
             self._bury(lease, row, commit.given_up)
-        self._forget(lease.session_id, session, lease.step_id)
+        self._take_back(lease.session_id, session, lease.step_id)
         return self._followed(session, commit, now_ms)
 
     def _bury(self, lease: Lease, row: _Row, reason: str) -> None:
@@ -365,7 +367,7 @@ class MemoryJournal:
         row.retries += counts
         row.not_before = self._clock.now_ms() + delay_ms
         if row.stop:
-            self._forget(lease.session_id, session, lease.step_id)
+            self._take_back(lease.session_id, session, lease.step_id)
             self._drive_if_below(lease.session_id, session, 1)
         else:
             self._due[lease.session_id, lease.step_id] = row.not_before
@@ -377,7 +379,7 @@ class MemoryJournal:
         session = self._sessions.get(lease.session_id)
         if session is None or session.holds(lease) is None:
             return False
-        self._forget(lease.session_id, session, lease.step_id)
+        self._take_back(lease.session_id, session, lease.step_id)
         if session.ended_ms is None:
             self._drive_if_below(lease.session_id, session, 1)
         return True
@@ -410,7 +412,7 @@ class MemoryJournal:
         if length != expected_length:
             self._due[session_id, DRIVE] = self._clock.now_ms()
             return Committed(status="moved", length=length, must_drive=True)
-        self._take_back(session_id, session, {step.step_id for step in follow})
+        self._keep_only(session_id, session, {step.step_id for step in follow})
         announced = self._announce(session_id, session, follow)
         if session.open_steps:
             self._due.pop((session_id, DRIVE), None)
@@ -420,7 +422,7 @@ class MemoryJournal:
             self._due.setdefault((session_id, DRIVE), self._clock.now_ms() + self._grace_ms)
         return Committed(status="ok", length=length, announced=announced)
 
-    def _take_back(self, session_id: str, session: _Session, keep: set[str]) -> None:
+    def _keep_only(self, session_id: str, session: _Session, keep: set[str]) -> None:
         for step_id in session.open_steps:
             if step_id in keep:
                 session.rows[step_id].stop = False
@@ -428,7 +430,17 @@ class MemoryJournal:
             if session.rows[step_id].leased:
                 session.rows[step_id].stop = True
             else:
-                self._forget(session_id, session, step_id)
+                self._take_back(session_id, session, step_id)
+
+    def _take_back(self, session_id: str, session: _Session, step_id: str) -> None:
+        """Forget a step that is over.
+
+        One that is not done may be wanted again, such as after a pause: its attempts are counted on,
+        since an attempt's number is in the names of what it has paid for.
+        """
+        if step_id not in session.index:
+            session.attempts[step_id] = session.rows[step_id].attempt
+        self._forget(session_id, session, step_id)
 
     @_atomic
     def wake(self, session_id: str, step_id: str) -> Announcement | None:
@@ -594,7 +606,8 @@ class MemoryJournal:
             if step.wait is not None:
                 self._wait(session_id, session, step, step.wait)
                 continue
-            session.rows[step.step_id] = _Row(queue=step.queue, not_before=now_ms)
+            attempt = session.attempts.get(step.step_id, 0)
+            session.rows[step.step_id] = _Row(queue=step.queue, not_before=now_ms, attempt=attempt)
             self._due[session_id, step.step_id] = now_ms + self._grace_ms
             new.append(step)
         return tuple(new)
@@ -603,7 +616,11 @@ class MemoryJournal:
         now_ms = self._clock.now_ms()
         at_ms = now_ms + wait.longest_ms
         session.rows[step.step_id] = _Row(
-            queue=step.queue, not_before=at_ms, wait=wait, since_ms=now_ms
+            queue=step.queue,
+            not_before=at_ms,
+            attempt=session.attempts.get(step.step_id, 0),
+            wait=wait,
+            since_ms=now_ms,
         )
         self._due[session_id, step.step_id] = at_ms
         if session.halted_ms is None:

@@ -106,7 +106,8 @@ class Claim:
 
     status: Claimed
     lease: Lease | None = None
-    #: From 1: how often this step was claimed.
+    #: From 1: how often this step was claimed in this life of its session, whether or not it was wanted
+    #: all the time. No two claims have the same, so that it can be a part of what a claim pays for.
     attempt: int = 0
     #: How often a claim of this step ended without a word: its worker died or stalled.
     deaths: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -213,6 +214,23 @@ def test_a_step_under_way_is_finished_and_what_follows_waits(desk: Desk) -> None
     assert desk.told() == ["call/1.0"]
 
 
+def test_a_step_that_was_put_off_goes_on_after_a_pause_with_its_next_attempt(desk: Desk) -> None:
+    desk.then(raising(FAULTS[0]))
+    assert desk.work("turn/1").status == "retry"
+    desk.runner.pause(SESSION, "until the provider is well")
+    desk.runner.resume(SESSION, "it is")
+    attempts: list[int] = []
+
+    def noting(command: Command, step: Step) -> Event:
+        attempts.append(step.attempt)
+        return usual(command, step)
+
+    desk.then(noting)
+    desk.work("turn/1")
+
+    assert attempts == [2]
+
+
 def test_a_session_that_stands_still_is_cancelled_at_once(desk: Desk) -> None:
     short_of_money(desk)
 
@@ -264,10 +282,12 @@ def test_whatever_befalls_it_a_session_that_may_pause_ends_once(data: st.DataObj
     for scope in spec.scopes:
         desk.ledger.open_account(scope, 100)
     faults = 0
+    attempts: list[tuple[str, int]] = []
 
     def befallen(command: Command, step: Step) -> Event:
         nonlocal faults
         faults += 1
+        attempts.append((step.step_id, step.attempt))
         if faults < MOST_FAULTS:
             fault = data.draw(st.none() | st.sampled_from((*FAULTS, SHORT)))
             if fault is not None:
@@ -289,6 +309,7 @@ def test_whatever_befalls_it_a_session_that_may_pause_ends_once(data: st.DataObj
     assert desk.session.phase is Phase.ENDED, desk.keys[-5:]
     assert desk.keys.count("conclude") == 1
     assert len(desk.keys) == len(set(desk.keys))
+    assert [one for one, n in Counter(attempts).items() if n > 1] == []
     assert not desk.journal.overdue()
     assert desk.journal.waiting() == ()
 

@@ -24,7 +24,7 @@ if not holds(sid, step, fence) then return {'fenced'} end
 local h = redis.call('HMGET', row_key(sid, step), 'owner', 'attempt', 'deaths')
 for i = 11, follow - 1, 2 do put(sid, ARGV[i], ARGV[i + 1], h[1], h[2], token) end
 if ARGV[8] ~= '' then bury(sid, step, h[2], h[3], ARGV[8]) end
-forget(sid, step)
+take_back(sid, step)
 local length = redis.call('LLEN', journal_key(sid))
 if ARGV[5] == '1' then
   redis.call('HSET', session_key(sid), 'status', 'ended', 'ended_ms', int(now))

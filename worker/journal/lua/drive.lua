@@ -21,7 +21,7 @@ for _, step in ipairs(redis.call('SMEMBERS', open_key(sid))) do
     if redis.call('HGET', row_key(sid, step), 'state') == 'leased' then
       redis.call('HSET', row_key(sid, step), 'stop', '1')
     else
-      forget(sid, step)
+      take_back(sid, step)
     end
   end
 end

@@ -13,6 +13,7 @@ local function index_key(sid) return P .. 'k:' .. sid end
 local function open_key(sid) return P .. 'o:' .. sid end
 local function row_key(sid, step) return P .. 't:' .. sid .. '/' .. step end
 local function notes_key(sid) return P .. 'a:' .. sid end
+local function attempts_key(sid) return P .. 'n:' .. sid end
 local DUE = P .. 'due'
 local DEAD = P .. 'dead'
 local WAITS = P .. 'waits'
@@ -54,10 +55,11 @@ end
 local function announce(sid, step, queue, grace_ms)
   local row = row_key(sid, step)
   if done(sid, step) or redis.call('EXISTS', row) == 1 then return false end
+  local attempt = redis.call('HGET', attempts_key(sid), step) or '0'
   local name, longest, waits = string.match(queue, '^(%S+) (%d+) (.*)$')
   if name then
     local at = now + tonumber(longest)
-    redis.call('HSET', row, 'queue', name, 'state', 'ready', 'not_before', int(at), 'attempt', '0',
+    redis.call('HSET', row, 'queue', name, 'state', 'ready', 'not_before', int(at), 'attempt', attempt,
       'deaths', '0', 'retries', '0', 'tells', '0', 'waits', waits)
     redis.call('SADD', open_key(sid), step)
     stand_still(sid)
@@ -67,7 +69,7 @@ local function announce(sid, step, queue, grace_ms)
     due_at(sid, step, at)
     return false
   end
-  redis.call('HSET', row, 'queue', queue, 'state', 'ready', 'not_before', int(now), 'attempt', '0',
+  redis.call('HSET', row, 'queue', queue, 'state', 'ready', 'not_before', int(now), 'attempt', attempt,
     'deaths', '0', 'retries', '0', 'tells', '0')
   redis.call('SADD', open_key(sid), step)
   due_at(sid, step, now + grace_ms)
@@ -94,6 +96,15 @@ local function forget(sid, step)
   redis.call('DEL', row_key(sid, step))
   redis.call('SREM', open_key(sid), step)
   not_due(sid, step)
+end
+
+-- Forget a step that is over. One that is not done may be wanted again, such as after a pause: its
+-- attempts are counted on, since an attempt's number is in the names of what it has paid for.
+local function take_back(sid, step)
+  if not done(sid, step) then
+    redis.call('HSET', attempts_key(sid), step, redis.call('HGET', row_key(sid, step), 'attempt'))
+  end
+  forget(sid, step)
 end
 
 -- Whether the caller still holds the lease.

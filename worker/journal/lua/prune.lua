@@ -6,7 +6,8 @@ local sid = ARGV[1]
 local h = redis.call('HMGET', session_key(sid), 'status', 'pruned_ms')
 if h[1] ~= 'ended' or h[2] then return 0 end
 for _, step in ipairs(redis.call('SMEMBERS', open_key(sid))) do forget(sid, step) end
-redis.call('DEL', journal_key(sid), index_key(sid), notes_key(sid), open_key(sid))
+redis.call('DEL', journal_key(sid), index_key(sid), notes_key(sid), open_key(sid),
+  attempts_key(sid))
 redis.call('ZREM', P .. 'sessions', sid)
 redis.call('HDEL', session_key(sid), 'fence', 'tells')
 redis.call('HSET', session_key(sid), 'pruned_ms', int(now), 'outcome', ARGV[2], 'artifacts_uri',

@@ -2,6 +2,6 @@
 -- Nobody wants the step any more.
 local sid, step = ARGV[1], ARGV[2]
 if not holds(sid, step, ARGV[3]) then return 0 end
-forget(sid, step)
+take_back(sid, step)
 if is_open(sid) then drive_if_below(sid, 1) end
 return 1

@@ -10,7 +10,7 @@ if stands[1] then
   for _, step in ipairs(redis.call('SMEMBERS', open_key(sid))) do forget(sid, step) end
   forget(sid, 'deadline')
   not_due(sid, 'drive')
-  redis.call('DEL', journal_key(sid), index_key(sid), open_key(sid))
+  redis.call('DEL', journal_key(sid), index_key(sid), open_key(sid), attempts_key(sid))
   redis.call('HDEL', session_key(sid), 'ended_ms', 'tells')
 end
 redis.call('HSET', session_key(sid), 'status', ends and 'ended' or 'open')

@@ -11,7 +11,7 @@ redis.call('HSET', row, 'state', 'ready', 'not_before', int(at), 'last_error', A
 redis.call('HDEL', row, 'token', 'lease_until')
 redis.call('HINCRBY', row, 'retries', ARGV[6])
 if redis.call('HGET', row, 'stop') == '1' then
-  forget(sid, step)
+  take_back(sid, step)
   drive_if_below(sid, 1)
 else
   due_at(sid, step, at)
