@@ -12,6 +12,7 @@ else is compared byte for byte.
 | costs and provider's ids of a step | its call was bought again   | both calls are charged, truly     |
 | the session's total              | a call was bought again       | the sum of the above              |
 | `amount_nusd` of a row           | the ledger was away           | its bound could not be narrowed   |
+| how often it stood still         | an operator asked for things  | when he was heard is chance       |
 
 And the ledger may say less than the artifacts where a worker was stopped until its session had
 ended: a call that was charged at its bound turned out to cost less.
@@ -231,9 +232,11 @@ def _nothing_left(world: World) -> Iterable[str]:
 def _differences(world: World, left: Left, calm: Left) -> Iterable[str]:
     bought = frozenset(left.charged - calm.charged)
     away = bool(_AWAY & set(world.strikes.values()))
+    asked = bool(world.story.asked)
     for name in sorted(_NAMES):
         mine, theirs = (
-            set_aside(name, of.files.get(name, b""), bought, away=away) for of in (left, calm)
+            set_aside(name, of.files.get(name, b""), bought, away=away, asked=asked)
+            for of in (left, calm)
         )
         if mine != theirs:
             yield f"{name} differs: {_first_difference(mine, theirs)}"
@@ -248,7 +251,9 @@ def _first_difference(mine: str, theirs: str) -> str:
     return f"…{mine[start : at + 60]!r} for …{theirs[start : at + 60]!r}"
 
 
-def set_aside(name: str, body: bytes, bought: frozenset[str], *, away: bool = False) -> str:
+def set_aside(
+    name: str, body: bytes, bought: frozenset[str], *, away: bool = False, asked: bool = False
+) -> str:
     """Return an artifact without what may differ.
 
     Args:
@@ -256,19 +261,17 @@ def set_aside(name: str, body: bytes, bought: frozenset[str], *, away: bool = Fa
         body: Its bytes.
         bought: Steps that a call was bought again for.
         away: The ledger did not answer at some time.
+        asked: An operator asked for things.
     """
     text = body.decode()
     if name.endswith(".jsonl"):
         rows = [_plain_row(name, json.loads(line), bought, away) for line in text.splitlines()]
         lines = [json.dumps(row) for row in rows if row is not None]
         return "\n".join(sorted(lines) if name == "costs.jsonl" else lines)
-    if not bought:
-        return text
-    if name == "diagnosis.md":
-        return _COST_LINE.sub("", text)
     if name == "session.json":
-        return json.dumps({**json.loads(text), "cost": None})
-    return text
+        aside = ({"cost"} if bought else set[str]()) | ({"pauses"} if asked else set[str]())
+        return json.dumps({key: said for key, said in json.loads(text).items() if key not in aside})
+    return _COST_LINE.sub("", text) if bought and name == "diagnosis.md" else text
 
 
 def _plain_row(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from worker.core.replies import SUBMIT
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
 
     from worker.core.teaching import TeacherRequest
 
-__all__ = ["END", "ENDINGS", "STORIES", "TASKS", "WHOLE", "Said", "Story", "student_says"]
+__all__ = [
+    "END",
+    "ENDINGS",
+    "PAUSES",
+    "STORIES",
+    "TASKS",
+    "WHOLE",
+    "Asked",
+    "Said",
+    "Story",
+    "student_says",
+]
 
 Block = dict[str, Any]
 ToolUse = tuple[str, dict[str, Any]]
@@ -45,6 +57,16 @@ def student_says(query: str) -> str:
     return _ANSWERS[query]
 
 
+class Asked(StrEnum):
+    """What an operator does with a session."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+    #: Gives the campaign the money that it lacked.
+    RAISE = "raise"
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """A reply of the teacher."""
@@ -61,14 +83,18 @@ class Story:
     #: A text, or the tool calls of one turn each.
     turns: tuple[tuple[ToolUse, ...] | str, ...]
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    #: What else the request says.
+    request: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    #: What the campaign may spend until somebody raises it.
+    funds_nusd: int = 100_000_000_000
     #: Purposes whose every call the provider refuses, as `Story.purpose_of` names them.
     refused: frozenset[str] = frozenset()
     #: Steps that kill their worker each time.
     poison: frozenset[str] = frozenset()
     #: Tasks whose student runs never succeed.
     sick_tasks: frozenset[str] = frozenset()
-    #: When somebody asks for the session to stop; None for never.
-    cancelled_at_ms: int | None = None
+    #: What the operator does, each so long after the one before was heard.
+    asked: tuple[tuple[int, Asked], ...] = ()
     has_bundle: bool = True
     #: `Outcome`s that the session may end with.
     outcomes: frozenset[str] = frozenset({"concluded"})
@@ -232,7 +258,7 @@ ENDINGS = (
     Story(
         name="cancelled",
         turns=(_LOOK, _MEASURE) * 15,
-        cancelled_at_ms=6_000,
+        asked=((6_000, Asked.CANCEL),),
         outcomes=frozenset({"cancelled"}),
         stops=frozenset({"cancelled"}),
         exact=False,
@@ -272,4 +298,47 @@ ENDINGS = (
     ),
 )
 
-STORIES: Mapping[str, Story] = {story.name: story for story in (WHOLE, *ENDINGS)}
+#: Sessions that stand still, for each reason, and what ends it.
+PAUSES = (
+    Story(
+        name="paused and resumed",
+        turns=(_LOOK, _MEASURE, END),
+        asked=((2_000, Asked.PAUSE), (30_000, Asked.RESUME)),
+        stops=frozenset({"submitted"}),
+    ),
+    Story(
+        name="paused and forgotten",
+        turns=(_LOOK, _MEASURE) * 15,
+        limits={"max_pause_s": 60},
+        asked=((6_000, Asked.PAUSE),),
+        outcomes=frozenset({"concluded", "inconclusive"}),
+        stops=frozenset({"paused"}),
+        exact=False,
+    ),
+    Story(
+        name="paused and cancelled",
+        turns=(_LOOK, _MEASURE) * 15,
+        asked=((6_000, Asked.PAUSE), (10_000, Asked.CANCEL)),
+        outcomes=frozenset({"cancelled"}),
+        stops=frozenset({"cancelled"}),
+        exact=False,
+    ),
+    Story(
+        name="money runs out and comes",
+        turns=(_LOOK, _MEASURE, END),
+        request={"when_money_lacks": "pause"},
+        funds_nusd=500_000_000,
+        asked=((12_000, Asked.RAISE),),
+        stops=frozenset({"submitted"}),
+    ),
+    Story(
+        name="waits for its funds",
+        turns=(_MEASURE, END),
+        request={"when_funds_lack": "wait"},
+        funds_nusd=500_000_000,
+        asked=((12_000, Asked.RAISE),),
+        stops=frozenset({"submitted"}),
+    ),
+)
+
+STORIES: Mapping[str, Story] = {story.name: story for story in (WHOLE, *ENDINGS, *PAUSES)}

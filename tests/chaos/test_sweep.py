@@ -10,9 +10,9 @@ import pytest
 
 from tests.chaos.laws import Came, broken_laws, left_by
 from tests.chaos.points import Way
-from tests.chaos.stories import ENDINGS, STORIES, WHOLE
+from tests.chaos.stories import ENDINGS, PAUSES, STORIES, WHOLE
 from tests.chaos.sweep import ALL_WAYS, KILLS, Matrix, Sweep
-from tests.chaos.world import World
+from tests.chaos.world import SESSION, World
 from worker.core import policy
 
 if TYPE_CHECKING:
@@ -111,10 +111,23 @@ def test_every_ending_survives_every_strike(
     assert not matrix.reds
 
 
+@pytest.mark.parametrize("story", PAUSES, ids=lambda story: story.name)
+def test_every_pause_survives_every_strike(
+    workspace: Workspace, figures: Figures, story: Story
+) -> None:
+    sweep = Sweep(story, workspace)
+    records = sweep.run({}).stores.journal.load(SESSION).records
+    matrix = sweep.one_by_one(KILLS)
+
+    note(figures, story.name, matrix)
+    assert any(record.key == "pause/1" for record in records)
+    assert not matrix.reds
+
+
 def test_two_strikes_in_one_session(workspace: Workspace, figures: Figures) -> None:
     matrix = Matrix()
     for number, story in enumerate(STORIES.values()):
-        count = PAIRS // 2 if story is WHOLE else PAIRS // 2 // len(ENDINGS)
+        count = PAIRS // 2 if story is WHOLE else PAIRS // 2 // (len(STORIES) - 1)
         matrix.join(Sweep(story, workspace).pairs(count, ALL_WAYS, chance=number))
 
     note(figures, "two strikes at random", matrix)

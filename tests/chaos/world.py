@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tests.chaos.points import Killed, Point, Strikes, Way, counted
 from tests.chaos.provider import Bill, Provider, StudentServer
-from tests.chaos.stories import student_says
+from tests.chaos.stories import Asked, student_says
 from worker.artifacts.memory import MemoryArtifacts
 from worker.checkpoints import Checkpoints
 from worker.core import policy
@@ -68,13 +68,17 @@ __all__ = ["SESSION", "MemoryStores", "Started", "Stores", "World", "memory_stor
 T = TypeVar("T")
 
 SESSION = "s-1"
-SCOPES = ("fleet", "tenant:default", "campaign:default", f"session:{SESSION}")
+_CAMPAIGN = "campaign:default"
+SCOPES = ("fleet", "tenant:default", _CAMPAIGN, f"session:{SESSION}")
+ENOUGH_NUSD = 100_000_000_000
 _BUNDLE = f"s3://diagnosis/bundles/{'0' * 64}.tar.gz"
 
 #: A worker that was killed is replaced after this long; the other one stands by.
 REPLACED_MS = 15_000
 #: How long a worker stops: until another one is in the middle of its step, or long done with it.
 STALL_MS = {Way.DOZED: policy.LEASE_MS + 700, Way.STALLED: 20_000}
+#: How often a worker looks whether those who wait for money may go on.
+LOOK_MS = 4 * policy.WAKE_MS
 #: Whoever enqueued a session asks again after this long if there is none; an operator too.
 ASKED_AGAIN_MS = 20_000
 #: A world that is not quiet after so much time, or so many moves, never will be.
@@ -148,6 +152,7 @@ class Started:
 class _Worker:
     name: str
     runner: Runner = field(init=False)
+    ledger: Ledger = field(init=False)
     heart: Heart = field(init=False)
     door: Door = field(init=False)
     dead: bool = False
@@ -255,7 +260,7 @@ class World:
         self.heard: list[Heard] = []
         self._made: Counter[str] = Counter()
         self._hints: list[_Hint] = []
-        self._began_ms = self._next_beat_ms = self.now_ms
+        self._began_ms = self._next_beat_ms = self._next_look_ms = self.now_ms
         #: Every operation of every worker, in order.
         self.points: list[Point] = []
         self.started: list[Started] = []
@@ -266,12 +271,15 @@ class World:
         self.poisoned = 0
         self._moves = 0
         self._names = Counter[str]()
-        for scope in SCOPES[:-1]:
-            self.stores.ledger.open_account(scope, 100_000_000_000)
+        for scope in SCOPES[:2]:
+            self.stores.ledger.open_account(scope, ENOUGH_NUSD)
+        self.stores.ledger.open_account(_CAMPAIGN, story.funds_nusd)
         self._operator = self._new_worker("operator")
         self.workers = [self._new_worker(slot) for slot in slots]
         self._replacements: list[tuple[int, str]] = []
-        self._planned = self._plan()
+        self._planned: list[tuple[int, Callable[[], None]]] = []
+        self._later(ASKED_AGAIN_MS, self._ask_again)
+        self._plan(0)
 
     @property
     def now_ms(self) -> int:
@@ -282,7 +290,7 @@ class World:
     def request(self) -> DiagnoseRequest:
         """What was asked for."""
         raw = {"session_id": SESSION, "bundle": _BUNDLE, "limits": dict(self.story.limits)}
-        return parse_request(raw)
+        return parse_request(raw | dict(self.story.request))
 
     # ------------------------------------------------------------------------------- the life
 
@@ -307,28 +315,43 @@ class World:
         rest = (self._hints, self.stores.journal.overdue(), self.disk.list())
         return self.ended and not any(rest)
 
-    def _plan(self) -> list[tuple[int, Callable[[], None]]]:
-        """Return what people do, and when."""
-        plan: list[tuple[int, Callable[[], None]]] = [
-            (self.now_ms + ASKED_AGAIN_MS, self._ask_again)
-        ]
-        if self.story.cancelled_at_ms is not None:
-            plan.append((self.now_ms + self.story.cancelled_at_ms, self._cancel))
-        return plan
+    def _later(self, after_ms: int, act: Callable[[], None]) -> None:
+        """Plan what somebody does."""
+        self._planned.append((self.now_ms + after_ms, act))
 
     def _ask_again(self) -> None:
         """Enqueue once more where there is no session: a request is a message, and may be lost."""
         if self.stores.journal.load(SESSION).length == 0:
             self._hints.append(_Hint(None))
-            self._planned.append((self.now_ms + ASKED_AGAIN_MS, self._ask_again))
+            self._later(ASKED_AGAIN_MS, self._ask_again)
 
-    def _cancel(self) -> None:
+    def _plan(self, number: int) -> None:
+        """Plan what the operator does next, if there is more to do."""
+        for after_ms, asked in self.story.asked[number : number + 1]:
+            self._later(after_ms, partial(self._operate, number, asked))
+
+    def _operate(self, number: int, asked: Asked) -> None:
+        """Have the operator do something, and again later until it was heard."""
         if self._operator.dead:
             self._operator = self._new_worker("operator")
-        self._engage(self._operator, lambda: self._operator.runner.cancel(SESSION, "enough"))
-        records = self.stores.journal.load(SESSION).records
-        if not self.ended and all(record.key != "cancel" for record in records):
-            self._planned.append((self.now_ms + ASKED_AGAIN_MS, self._cancel))
+        heard: list[bool] = []
+        self._engage(self._operator, lambda: heard.append(self._ask(self._operator, asked)))
+        if any(heard):
+            self._plan(number + 1)
+        elif not self.ended:
+            self._later(ASKED_AGAIN_MS, partial(self._operate, number, asked))
+
+    @staticmethod
+    def _ask(operator: _Worker, asked: Asked) -> bool:
+        match asked:
+            case Asked.CANCEL:
+                return operator.runner.cancel(SESSION, "enough")
+            case Asked.PAUSE:
+                return operator.runner.pause(SESSION, "a moment")
+            case Asked.RESUME:
+                return operator.runner.resume(SESSION, "go on")
+            case Asked.RAISE:
+                return operator.ledger.set_cap(_CAMPAIGN, ENOUGH_NUSD).cap_nusd == ENOUGH_NUSD
 
     def _move(self, until_ms: int) -> None:
         """Let one thing happen, or time pass, at most until `until_ms`."""
@@ -357,6 +380,8 @@ class World:
         ]
         if self._free():
             moments += [at for _, _, at in self.stores.journal.overdue()[:1]]
+            if self.stores.journal.waiting():
+                moments.append(self._next_look_ms)
         if any(worker.busy for worker in self.workers):
             moments.append(self._next_beat_ms)
         by_ms = min(moments) - self.now_ms
@@ -379,10 +404,15 @@ class World:
                     worker.heart.beat()
 
     def _sweep(self) -> None:
-        """Let a free worker look for what is overdue, where anything is; it looks every 400 ms."""
+        """Let a free worker look, where there is anything to see; on a fleet it looks every 400 ms.
+
+        Whether there is money for those who wait is seen by nobody but who looks.
+        """
         due = self.stores.journal.overdue()[:1]
         free = self._free()
-        if free and (not due or due[0][2] <= self.now_ms):
+        looks = bool(self.stores.journal.waiting()) and self.now_ms >= self._next_look_ms
+        if free and (looks or not due or due[0][2] <= self.now_ms):
+            self._next_look_ms = self.now_ms + LOOK_MS
             worker = self._random.choice(free)
             self._engage(worker, worker.runner.sweep)
 
@@ -434,6 +464,7 @@ class World:
         journal = counted(reached[0], "journal", through)
         ledger = counted(reached[1], "ledger", through)
         artifacts = counted(self.stores.artifacts, "artifacts", through, free=("uri",))
+        worker.ledger = ledger
         elapse = partial(self._elapse, worker)
         checkpoints = Checkpoints(journal, ledger, artifacts, self.stores.clock)
         provider = _Overheard(
