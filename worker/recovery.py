@@ -21,21 +21,23 @@ from worker.core.policy import HOLD_GRACE_MS
 from worker.core.values import Usage
 from worker.errors import BadInput, Misconfigured, RequestInvalid
 from worker.ports import EntryState
+from worker.refunds import noted as noted_refunds
 from worker.steps.conclude import read_result
 from worker.steps.context import closing_hold_id
 from worker.wire.checkpoint import decode_checkpoint, decode_sent
 from worker.wire.journal import decode_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from worker.core.machine import Session
     from worker.ports import Account, Artifacts, Entry, Journal, Ledger, Record
     from worker.runner import Runner
     from worker.wire.checkpoint import Checkpoint
+    from worker.wire.costs import Refund
     from worker.wire.result import DiagnoseResult
 
-__all__ = ["Recovered", "Recovery", "Stored", "charged", "lost"]
+__all__ = ["Recovered", "Recovery", "Stored", "charged", "lost", "refunded"]
 
 #: Read from here on, a journal only says which life it is.
 _BEYOND = 10**8
@@ -153,15 +155,16 @@ class Recovery:
         # Of what the parts tell the note's name is enough: half of a rescue is waiting for objects.
         untold = [decode_sent(self._object(note)) for note in noted if note not in notes]
         accounts = {account.scope: account for part in parts for account in part.accounts}
+        entries = charged(
+            (*told.values(), *untold),
+            sent={notes[note] for note in noted if note in notes},
+            keep=None if session.ended else closing_hold_id(session_id),
+        )
         return Stored(
             session=session,
             records=records,
             labels=given({name: said for part in parts for name, said in part.labels.items()}),
-            entries=charged(
-                (*told.values(), *untold),
-                sent={notes[note] for note in noted if note in notes},
-                keep=None if session.ended else closing_hold_id(session_id),
-            ),
+            entries=self._given_back(session_id, entries),
             accounts=tuple(accounts.values()),
             began_ms=max(began_ms(part.life) for part in parts),
         )
@@ -232,7 +235,7 @@ class Recovery:
         """
         names = self._artifacts.list(keys.sent_all(session_id))
         noted = [decode_sent(self._object(name)) for name in names]
-        for entry in charged(noted, sent=(), keep=None):
+        for entry in self._given_back(session_id, charged(noted, sent=(), keep=None)):
             for scope in entry.scopes:
                 # One that nobody knows any more takes no reservation until somebody gives it a cap.
                 self._ledger.open_account(scope, 0)
@@ -300,6 +303,12 @@ class Recovery:
         self._runner.drive(session_id)
         return restored.status == "ok"
 
+    def _given_back(self, session_id: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """Return the entries without the charges that were proven unbilled since."""
+        if all(entry.state is not EntryState.EXPIRED for entry in entries):
+            return entries
+        return refunded(entries, noted_refunds(self._artifacts, session_id))
+
     def _publish_again(self, session_id: str, stored: Stored) -> None:
         """Publish an ended session's result, before Redis knows the session: then it is done once."""
         if self._publish is None or not stored.ended:
@@ -340,6 +349,23 @@ def charged(
     entries = [_charged(entry, sent=entry.reservation_id in sent) for entry in known]
     kept = (e for e in entries if e.state is not EntryState.HELD or e.reservation_id == keep)
     return tuple(sorted(kept, key=lambda entry: entry.created_ms))
+
+
+def refunded(entries: Iterable[Entry], notes: Mapping[str, Refund]) -> tuple[Entry, ...]:
+    """Return a session's reservations without the charges for unknown outcomes that were given back.
+
+    Args:
+        entries: As they are to be charged.
+        notes: What was given back since, by reservation.
+    """
+
+    def today(entry: Entry) -> Entry:
+        note = notes.get(entry.reservation_id)
+        if note is None or entry.state is not EntryState.EXPIRED:
+            return entry
+        return replace(entry, state=EntryState.REFUNDED, actual_nusd=0, why=note.why)
+
+    return tuple(today(entry) for entry in entries)
 
 
 def _charged(entry: Entry, *, sent: bool) -> Entry:

@@ -2,7 +2,7 @@
 
 Rule: what is proven is decided in `core.reconcile`; here it is only carried out: first in the ledger,
 which refuses whatever has got an outcome since, then as a note in the object store, which outlives the
-ledger's 30 days. Carrying it out twice does nothing more.
+ledger's 30 days and its loss. Carrying it out twice does nothing more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from worker.core import keys
-from worker.wire.costs import Refund
+from worker.wire.costs import Refund, read_refund
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from worker.core.costs import Charge
     from worker.ports import Artifacts
 
-__all__ = ["WHY", "Refunded", "carry_out", "note_all"]
+__all__ = ["WHY", "Refunded", "carry_out", "note_all", "noted"]
 
 #: What stands in the ledger as the reason.
 WHY = "its tokens are not in the provider's usage export"
@@ -58,6 +58,18 @@ def note_all(artifacts: Artifacts, charges: Iterable[Charge]) -> None:
     for charge in charges:
         if charge.state == "refunded":
             _note(artifacts, charge)
+
+
+def noted(artifacts: Artifacts, session_id: str) -> dict[str, Refund]:
+    """Return what is noted of a session's refunds, by reservation.
+
+    Raises:
+        BadInput: A note is none.
+        Unavailable: The object store did not answer; it can be said again.
+    """
+    keys_of = artifacts.list(keys.refunds(session_id))
+    notes = (read_refund(artifacts.get(key) or b"") for key in keys_of)
+    return {note.reservation_id: note for note in notes}
 
 
 def _one(ledger: Refunding, artifacts: Artifacts, charge: Charge) -> Refunded:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -20,6 +20,7 @@ from tests.unit.bundle.homes import make_home, pack_and_open
 from worker.artifacts.memory import MemoryArtifacts
 from worker.checkpoints import Checkpoints, changed_since
 from worker.core import keys
+from worker.core.costs import Charge, Cost
 from worker.core.machine import Session, fold
 from worker.door import Door
 from worker.errors import RequestInvalid, Unavailable
@@ -31,12 +32,14 @@ from worker.paid import PaidTeacher
 from worker.payloads import Payloads
 from worker.ports import EntryState, Record
 from worker.recovery import Recovered, Recovery, charged
+from worker.refunds import WHY, carry_out
 from worker.runner import Runner
 from worker.settings import Settings
 from worker.steps.context import Ports, closing_hold_id
 from worker.steps.workspace import Workspace
 from worker.testing import ManualClock
 from worker.wire.checkpoint import decode_checkpoint
+from worker.wire.costs import cost_of
 from worker.wire.journal import decode_all
 from worker.wire.request import parse_request
 
@@ -391,6 +394,39 @@ def test_an_ended_session_is_put_back_with_its_money_and_does_nothing(workspace:
     assert not world.hints
     assert (world.posted_nusd(), world.purposes.total()) == (cost_nusd, asked)
     assert world.recovery.recover(SESSION).status == "known"
+
+
+def test_what_was_proven_unbilled_is_not_charged_again_when_redis_is_lost(
+    workspace: Workspace,
+) -> None:
+    world = run(workspace)
+    spent_nusd = world.posted_nusd()
+    unknown = _as(world.ledger.entries(SESSION)[0], f"{SESSION}/turn/9/1.1", EntryState.SENT)
+    Checkpoints(world.journal, world.ledger, world.artifacts, world.clock).note_sent(unknown)
+    lose_and_recover(world)
+    assert world.posted_nusd() == spent_nusd + unknown.amount_nusd
+    charge = Charge(
+        **{each.name: getattr(cost_of(unknown), each.name) for each in fields(Cost)},
+        session=SESSION,
+        tenant="default",
+        campaign="default",
+        night="2023-11-14",
+    )
+    assert [one.done for one in carry_out(world.ledger, world.artifacts, [charge])] == [True]
+
+    lose_and_recover(world)
+
+    after = {entry.reservation_id: entry for entry in world.ledger.entries(SESSION)}
+    assert after[unknown.reservation_id].state is EntryState.REFUNDED
+    assert after[unknown.reservation_id].why == WHY
+    assert {world.posted_nusd(scope) for scope in SCOPES} == {spent_nusd}
+
+
+def lose_and_recover(world: World) -> None:
+    world.lossy_journal.lose_everything()
+    world.lossy_ledger.lose_everything()
+    world.fund()
+    assert world.recovery.recover(SESSION).status == "restored"
 
 
 def test_a_dry_run_changes_nothing(workspace: Workspace) -> None:

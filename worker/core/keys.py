@@ -219,15 +219,15 @@ def sent(session_id: str, reservation_id: str) -> str:
     return f"{sent_all(session_id)}{name}.json"
 
 
-def refunds() -> str:
-    """Return the prefix of all charges that were proven unbilled."""
-    return "refunds/"
+def refunds(session_id: str | None = None) -> str:
+    """Return the prefix of all charges that were proven unbilled, or of a session's."""
+    return "refunds/" if session_id is None else f"refunds/{valid_name('session_id', session_id)}/"
 
 
 def refund(session_id: str, reservation_id: str) -> str:
     """Return the key under which it is said that a reservation's charge was given back."""
     name = hashlib.sha256(reservation_id.encode()).hexdigest()
-    return f"{refunds()}{valid_name('session_id', session_id)}/{name}.json"
+    return f"{refunds(session_id)}{name}.json"
 
 
 def transitions(first: str, last: str) -> str:

@@ -24,7 +24,7 @@ _ROW = TypeAdapter(Cost)
 
 
 class Refund(BaseModel):
-    """A charge for an unknown outcome that was given back, noted before the ledger is told."""
+    """A charge for an unknown outcome that was given back, noted once the ledger has done so."""
 
     model_config = ConfigDict(frozen=True)
 
