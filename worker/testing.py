@@ -23,7 +23,7 @@ from worker.ports import Batch, BatchAnswer, StudentAnswer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from worker.ports import Announcement
+    from worker.ports import Announcement, Clock
 
 __all__ = [
     "ManualClock",
@@ -269,10 +269,17 @@ class MemoryBatches:
     It has a bill of its own, and prices nothing: whoever uses it says what a request costs.
     """
 
-    def __init__(self, clock: ManualClock, reply: TeacherReply, *, takes_ms: int = 0) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        reply: TeacherReply | Callable[[TeacherRequest], TeacherReply],
+        *,
+        takes_ms: int = 0,
+    ) -> None:
         """Take the clock, what every request is answered, and how long a batch takes."""
         self._clock = clock
         self._reply = reply
+        self._replies: dict[str, TeacherReply] = {}
         self.takes_ms = takes_ms
         #: How batches that are made from now on end.
         self.ends = Answered.SUCCEEDED
@@ -298,10 +305,17 @@ class MemoryBatches:
         """
         self._fail()
         assert request.max_tokens > 0, "a batch takes no empty replies"
-        batch_id = f"msgbatch_{len(self.made) + 1}"
+        reply = self._reply if isinstance(self._reply, TeacherReply) else self._reply(request)
+        batch_id = self.name(request)
+        self._replies[batch_id] = reply
         now_ms = self._clock.now_ms()
         self.made[batch_id] = (custom_id, now_ms + self.takes_ms, self.ends, now_ms)
         return batch_id
+
+    def name(self, request: TeacherRequest) -> str:
+        """Return a new batch's id."""
+        del request
+        return f"msgbatch_{len(self.made) + 1}"
 
     def look(self, batch_id: str) -> Batch:
         """Return how a batch stands.
@@ -328,7 +342,7 @@ class MemoryBatches:
             raise TeacherFault("no results yet", billing="unbilled", retry="never")
         if held != custom_id:
             return None
-        reply = self._reply if ends is Answered.SUCCEEDED else None
+        reply = self._replies[batch.batch_id] if ends is Answered.SUCCEEDED else None
         return BatchAnswer(answered=ends, reply=reply)
 
     def recent(self, *, since_ms: int) -> tuple[Batch, ...]:

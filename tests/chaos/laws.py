@@ -9,7 +9,7 @@ else is compared byte for byte.
 | `timestamp` of a row             | always                        | it is the time of the commit      |
 | attempt in a `reservation_id`    | always                        | a step that was begun again       |
 | rows of `costs.jsonl` in `void`  | always                        | held, never sent, costs nothing   |
-| costs and provider's ids of a step | its call was bought again   | both calls are charged, truly     |
+| costs, ids, latency of a step    | its call was bought again     | both calls are charged, truly     |
 | the session's total              | a call was bought again       | the sum of the above              |
 | `amount_nusd` of a row           | the ledger was away           | its bound could not be narrowed   |
 | how often it stood still         | an operator asked for things  | when he was heard is chance       |
@@ -56,7 +56,7 @@ _NAMES = {
 _LEAST = {"diagnosis.md", "clusters.json", "costs.jsonl", "session.json"}
 _CHARGED = frozenset({"settled", "expired"})
 _AWAY = frozenset({Way.AWAY, Way.UNHEARD})
-_ATTEMPT = re.compile(r"/\d+\.(\d+)$")
+_ATTEMPT = re.compile(r"/\d+\.(\d+(?:-batch)?)$")
 _COST_LINE = re.compile(r"^.*Cost.*$", re.MULTILINE)
 
 
@@ -286,7 +286,7 @@ def _plain_row(
             return None
         row["reservation_id"] = _ATTEMPT.sub(r"/·.\1", row["reservation_id"])
     elif bought & set(_steps_of(name, row)):
-        aside |= {"cost_usd", "cost_nusd", "message_id", "request_id"}
+        aside |= {"cost_usd", "cost_nusd", "message_id", "request_id", "latency_ms"}
     return {key: value for key, value in row.items() if key not in aside}
 
 

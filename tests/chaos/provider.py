@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.core.bounds import json_bytes
-from worker.core.prices import cost_nusd, price_of
+from worker.core.prices import cost_nusd, halved, price_of
 from worker.core.teaching import TeacherReply
 from worker.core.values import RunOutcome, Usage
 from worker.errors import TeacherFault
 from worker.ports import StudentAnswer
+from worker.testing import MemoryBatches
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
     from tests.chaos.stories import Said, Story
     from worker.core.teaching import TeacherRequest
+    from worker.ports import Clock
 
-__all__ = ["CALL_MS", "RUN_MS", "Bill", "Provider", "StudentServer"]
+__all__ = ["CALL_MS", "RUN_MS", "BatchServer", "Bill", "Provider", "StudentServer"]
 
 #: How long a call of the teacher and a run of the student take: longer than a beat.
 CALL_MS = 1_300
@@ -90,10 +92,7 @@ class Provider:
 
     def _named(self, request: TeacherRequest) -> str:
         """Return a name for a request that was made now."""
-        words = json.dumps([request.model, request.system, request.messages], default=str)
-        name = hashlib.sha256(words.encode()).hexdigest()[:8]
-        self._made[name] += 1
-        return f"{name}_{self._made[name]}"
+        return _named(request, self._made)
 
     def _reply(self, request: TeacherRequest, said: Said, usage: Usage, name: str) -> TeacherReply:
         return TeacherReply(
@@ -105,6 +104,57 @@ class Provider:
             request_id=f"req_{name}",
             latency_ms=CALL_MS,
         )
+
+
+class BatchServer(MemoryBatches):
+    """`ports.Batches` of the provider, for all workers: half the price, unless it is cancelled."""
+
+    def __init__(self, story: Story, bill: Bill, made: Counter[str], clock: Clock) -> None:
+        super().__init__(clock, self._answered, takes_ms=story.batches_take_ms)
+        self._story = story
+        self._bill = bill
+        self._made_in_all = made
+        self._costs_nusd: dict[str, int] = {}
+
+    def name(self, request: TeacherRequest) -> str:
+        """Return a new batch's id, and put it on the bill: it is billed even if nobody hears of it."""
+        batch_id = f"msgbatch_{_named(request, self._made_in_all)}"
+        cost = cost_nusd(halved(price_of(request.model)), _usage(request))
+        self._costs_nusd[batch_id] = cost
+        self._bill.requests += 1
+        self._bill.billed_nusd += cost
+        return batch_id
+
+    def cancel(self, batch_id: str) -> None:
+        """End a batch that has not ended: it costs nothing."""
+        if not self.look(batch_id).ended:
+            self._bill.requests -= 1
+            self._bill.billed_nusd -= self._costs_nusd[batch_id]
+        super().cancel(batch_id)
+
+    def _answered(self, request: TeacherRequest) -> TeacherReply:
+        said = self._story.answer(request)
+        return TeacherReply(
+            content=said.content,
+            stop_reason=said.stop_reason,
+            usage=_usage(request),
+            model=request.model,
+            message_id=f"msg_{_digest(request)}",
+            request_id="",
+            latency_ms=0,
+        )
+
+
+def _named(request: TeacherRequest, made: Counter[str]) -> str:
+    """Return a name for a request that was made now, counting how often each was."""
+    name = _digest(request)
+    made[name] += 1
+    return f"{name}_{made[name]}"
+
+
+def _digest(request: TeacherRequest) -> str:
+    words = json.dumps([request.model, request.system, request.messages], default=str)
+    return hashlib.sha256(words.encode()).hexdigest()[:8]
 
 
 def _usage(request: TeacherRequest) -> Usage:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from worker.core.teaching import TeacherRequest
 
 __all__ = [
+    "BATCHES",
     "END",
     "ENDINGS",
     "PAUSES",
@@ -87,6 +88,8 @@ class Story:
     request: Mapping[str, Any] = field(default_factory=dict[str, Any])
     #: What the campaign may spend until somebody raises it.
     funds_nusd: int = 100_000_000_000
+    #: How long a batch of the provider takes.
+    batches_take_ms: int = 60_000
     #: Purposes whose every call the provider refuses, as `Story.purpose_of` names them.
     refused: frozenset[str] = frozenset()
     #: Steps that kill their worker each time.
@@ -341,4 +344,32 @@ PAUSES = (
     ),
 )
 
-STORIES: Mapping[str, Story] = {story.name: story for story in (WHOLE, *ENDINGS, *PAUSES)}
+_CAN_WAIT = {"batches": True}
+#: Sessions whose judgements and extraction are bought in batches, at half the price.
+BATCHES = (
+    Story(
+        name="bought in batches",
+        turns=(_MEASURE, "It cannot add, I would say."),
+        request=_CAN_WAIT,
+        stops=frozenset({"submitted"}),
+    ),
+    Story(
+        name="paused while in a batch",
+        turns=(_MEASURE, END),
+        request=_CAN_WAIT,
+        asked=((20_000, Asked.PAUSE), (90_000, Asked.RESUME)),
+        stops=frozenset({"submitted"}),
+    ),
+    Story(
+        name="cancelled while in a batch",
+        turns=(_MEASURE, END),
+        request=_CAN_WAIT,
+        batches_take_ms=600_000,
+        asked=((20_000, Asked.CANCEL),),
+        outcomes=frozenset({"cancelled"}),
+        stops=frozenset({"cancelled"}),
+        exact=False,
+    ),
+)
+
+STORIES: Mapping[str, Story] = {story.name: story for story in (WHOLE, *ENDINGS, *PAUSES, *BATCHES)}

@@ -28,9 +28,9 @@ __all__ = ["ALL_WAYS", "KILLS", "Matrix", "Sweep"]
 
 KILLS = (Way.BEFORE, Way.AFTER)
 ALL_WAYS = tuple(Way)
-#: A call of the teacher or a run of the student is made once; the runner decides on another. A
+#: A call of the teacher, a batch and a run of the student are made once; who follows decides on another. A
 #: repeated `sent` is a second sender, who is refused: Redis' client repeats it with its own token.
-_SAID_ONCE = frozenset({"teacher.send", "student.answer", "ledger.sent"})
+_SAID_ONCE = frozenset({"teacher.send", "batches.create", "student.answer", "ledger.sent"})
 #: Reds that a matrix quotes for each cell.
 _QUOTED = 2
 

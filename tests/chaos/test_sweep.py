@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.laws import Came, broken_laws, left_by
 from tests.chaos.points import Way
-from tests.chaos.stories import ENDINGS, PAUSES, STORIES, WHOLE
+from tests.chaos.stories import BATCHES, ENDINGS, PAUSES, STORIES, WHOLE
 from tests.chaos.sweep import ALL_WAYS, KILLS, Matrix, Sweep
 from tests.chaos.world import SESSION, World
 from worker.core import policy
@@ -121,6 +121,18 @@ def test_every_pause_survives_every_strike(
 
     note(figures, story.name, matrix)
     assert any(record.key == "pause/1" for record in records)
+    assert not matrix.reds
+
+
+@pytest.mark.parametrize("story", BATCHES, ids=lambda story: story.name)
+def test_what_is_bought_in_a_batch_survives_every_strike(
+    workspace: Workspace, figures: Figures, story: Story
+) -> None:
+    sweep = Sweep(story, workspace)
+    matrix = sweep.one_by_one(KILLS)
+
+    note(figures, story.name, matrix)
+    assert any(entry.kind.endswith("_batch") for entry in sweep.calm.entries)
     assert not matrix.reds
 
 

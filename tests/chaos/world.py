@@ -18,9 +18,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tests.chaos.points import Killed, Point, Strikes, Way, counted
-from tests.chaos.provider import Bill, Provider, StudentServer
+from tests.chaos.provider import BatchServer, Bill, Provider, StudentServer
 from tests.chaos.stories import Asked, student_says
 from worker.artifacts.memory import MemoryArtifacts
+from worker.batched import BatchedTeacher
 from worker.checkpoints import Checkpoints
 from worker.core import policy
 from worker.core.commands import step_id_of
@@ -79,6 +80,8 @@ REPLACED_MS = 15_000
 STALL_MS = {Way.DOZED: policy.LEASE_MS + 700, Way.STALLED: 20_000}
 #: How often a worker looks whether those who wait for money may go on.
 LOOK_MS = 4 * policy.WAKE_MS
+#: How soon a batch is asked about first.
+_POLL_MS = 15_000
 #: Whoever enqueued a session asks again after this long if there is none; an operator too.
 ASKED_AGAIN_MS = 20_000
 #: A world that is not quiet after so much time, or so many moves, never will be.
@@ -259,6 +262,7 @@ class World:
         #: Every reply that was ever spooled.
         self.heard: list[Heard] = []
         self._made: Counter[str] = Counter()
+        self._batches = BatchServer(story, self.bill, self._made, self.stores.clock)
         self._hints: list[_Hint] = []
         self._began_ms = self._next_beat_ms = self._next_look_ms = self.now_ms
         #: Every operation of every worker, in order.
@@ -494,6 +498,16 @@ class World:
                     spool=spool,
                 )
             },
+            batches={
+                "default": BatchedTeacher(
+                    counted(self._batches, "batches", through),
+                    ledger,
+                    self.stores.clock,
+                    first_poll_ms=_POLL_MS,
+                    patience_ms=0,
+                    note=checkpoints.note_sent,
+                )
+            },
             students={"default": counted(student, "student", through)},
             judge=LlmJudge(),
             clock=self.stores.clock,
@@ -648,7 +662,7 @@ class World:
 
 def _away(name: str, *, reached: bool) -> Exception:
     port = name.partition(".")[0]
-    if port == "teacher":
+    if port in {"teacher", "batches"}:
         billing = "unknown" if reached else "unbilled"
         return TeacherFault("connection lost", billing=billing, retry="later")
     if port == "spool":
