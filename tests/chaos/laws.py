@@ -32,6 +32,7 @@ from tests.chaos.points import Way
 from tests.chaos.world import SESSION
 from worker.core import keys
 from worker.core.events import SessionEnded
+from worker.core.rates import UNIT, burst_parts
 from worker.wire.journal import decode_all
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def broken_laws(world: World, left: Left, calm: Left) -> list[str]:
         *_begun(world, left, calm),
         *_books(world, left),
         *_nothing_left(world),
+        *_limits_kept(world),
         *(_differences(world, left, calm) if world.story.exact and left.files else ()),
     ]
 
@@ -224,6 +226,30 @@ def _nothing_left(world: World) -> Iterable[str]:
     due, steps = world.stores.journal.overdue(), world.stores.journal.steps(SESSION)
     if due or steps:
         yield f"still due: {due}, under way: {steps}"
+
+
+def _limits_kept(world: World) -> Iterable[str]:
+    """No server had more under way than its limit says; no requests went out too fast.
+
+    Where the limits could not be asked, or a worker stopped between its turn and its request, calls go.
+    """
+    if {Way.AWAY, Way.UNHEARD, Way.DOZED, Way.STALLED} & set(world.strikes.values()):
+        return
+    loads = (
+        (world.story.teacher_limits, world.teacher_load),
+        (world.story.student_limits, world.student_load),
+    )
+    for limits, load in loads:
+        if limits is not None and limits.most is not None and load.most > limits.most:
+            yield f"{load.most} calls at once where {limits.most} may be"
+    limits = world.story.teacher_limits
+    if limits is None or limits.rates.requests is None:
+        return
+    per_minute, sent = limits.rates.requests, world.sent_at_ms
+    for first, since_ms in enumerate(sent):
+        for number, at_ms in enumerate(sent[first:], 1):
+            if number * UNIT > burst_parts(per_minute) + per_minute * (at_ms - since_ms):
+                yield f"{number} requests in {at_ms - since_ms} ms where {per_minute} a minute may go"
 
 
 # ------------------------------------------------------------------------------------- comparing

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,13 +22,13 @@ from worker.testing import MemoryBatches
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from tests.chaos.stories import Said, Story
     from worker.core.teaching import TeacherRequest
     from worker.ports import Clock
 
-__all__ = ["CALL_MS", "RUN_MS", "BatchServer", "Bill", "Provider", "StudentServer"]
+__all__ = ["CALL_MS", "RUN_MS", "BatchServer", "Bill", "Load", "Provider", "StudentServer"]
 
 #: How long a call of the teacher and a run of the student take: longer than a beat.
 CALL_MS = 1_300
@@ -50,13 +51,19 @@ class Provider:
     """`ports.Teacher` of one worker; `elapse` lets the call's time pass in the world."""
 
     def __init__(
-        self, story: Story, bill: Bill, made: Counter[str], elapse: Callable[[int], None]
+        self,
+        story: Story,
+        bill: Bill,
+        made: Counter[str],
+        elapse: Callable[[int], None],
+        load: Load | None = None,
     ) -> None:
         self._story = story
         self._bill = bill
         #: How often each request was made, by its hash: a repeat gets an id of its own.
         self._made = made
         self._elapse = elapse
+        self._load = load or Load()
 
     def send(
         self,
@@ -81,11 +88,12 @@ class Provider:
         self._bill.requests += 1
         self._bill.billed_nusd += cost_nusd(price, prompt)
         try:
-            on_answer(f"req_{name}")
-            on_start(prompt)
-            for _ in range(_QUESTIONS):
-                stopped()
-                self._elapse(CALL_MS // _QUESTIONS)
+            with self._load.one():
+                on_answer(f"req_{name}")
+                on_start(prompt)
+                for _ in range(_QUESTIONS):
+                    stopped()
+                    self._elapse(CALL_MS // _QUESTIONS)
         finally:
             self._bill.billed_nusd += cost_nusd(price, usage) - cost_nusd(price, prompt)
         return self._reply(request, said, usage, name)
@@ -164,15 +172,38 @@ def _usage(request: TeacherRequest) -> Usage:
     return Usage(input_tokens=size // _BYTES_PER_TOKEN, output_tokens=output)
 
 
+@dataclass(slots=True)
+class Load:
+    """How many calls are under way at a server, and were at most."""
+
+    now: int = 0
+    most: int = 0
+
+    @contextmanager
+    def one(self) -> Generator[None]:
+        """Be under way; a call whose worker was killed is not any more."""
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            yield
+        finally:
+            self.now -= 1
+
+
 class StudentServer:
     """`ports.Student` of one worker."""
 
     def __init__(
-        self, story: Story, answers: Callable[[str], str], elapse: Callable[[int], None]
+        self,
+        story: Story,
+        answers: Callable[[str], str],
+        elapse: Callable[[int], None],
+        load: Load | None = None,
     ) -> None:
         self._story = story
         self._answers = answers
         self._elapse = elapse
+        self._load = load or Load()
 
     def answer(self, query: str, *, seed: int, run_id: str) -> StudentAnswer:
         """Answer a task.
@@ -181,7 +212,8 @@ class StudentServer:
             StudentFault: The story says that its server fails at this task.
         """
         del seed, run_id
-        self._elapse(RUN_MS)
+        with self._load.one():
+            self._elapse(RUN_MS)
         fault = self._story.student_fault(query)
         if fault is not None:
             raise fault

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from worker.core.rates import Limits, Rates
 from worker.core.replies import SUBMIT
 from worker.errors import StudentFault, TeacherFault
 
@@ -23,6 +24,7 @@ __all__ = [
     "BATCHES",
     "END",
     "ENDINGS",
+    "LIMITED",
     "PAUSES",
     "STORIES",
     "TASKS",
@@ -105,6 +107,9 @@ class Story:
     stops: frozenset[str] = frozenset()
     #: How much the teacher says in each turn beside its calls.
     said_chars: int = 240
+    #: What the limits say of the teacher's account and of the student's server; None: nobody asks.
+    teacher_limits: Limits | None = None
+    student_limits: Limits | None = None
     #: Nothing in it depends on time, so a run with a crash leaves what a run without one does.
     exact: bool = True
 
@@ -372,4 +377,15 @@ BATCHES = (
     ),
 )
 
-STORIES: Mapping[str, Story] = {story.name: story for story in (WHOLE, *ENDINGS, *PAUSES, *BATCHES)}
+#: A session whose servers have little room.
+LIMITED = Story(
+    name="servers with little room",
+    turns=(_LOOK, _MEASURE, END),
+    teacher_limits=Limits(rates=Rates(requests=20), most=1),
+    student_limits=Limits(most=1),
+    stops=frozenset({"submitted"}),
+)
+
+STORIES: Mapping[str, Story] = {
+    story.name: story for story in (WHOLE, *ENDINGS, *PAUSES, *BATCHES, LIMITED)
+}

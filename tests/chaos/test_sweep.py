@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.laws import Came, broken_laws, left_by
 from tests.chaos.points import Way
-from tests.chaos.stories import BATCHES, ENDINGS, PAUSES, STORIES, WHOLE
+from tests.chaos.stories import BATCHES, ENDINGS, LIMITED, PAUSES, STORIES, WHOLE
 from tests.chaos.sweep import ALL_WAYS, KILLS, Matrix, Sweep
 from tests.chaos.world import SESSION, World
 from worker.core import policy
@@ -133,6 +133,17 @@ def test_what_is_bought_in_a_batch_survives_every_strike(
 
     note(figures, story.name, matrix)
     assert any(entry.kind.endswith("_batch") for entry in sweep.calm.entries)
+    assert not matrix.reds
+
+
+def test_servers_with_little_room_are_not_overrun_whoever_dies(
+    workspace: Workspace, figures: Figures
+) -> None:
+    sweep = Sweep(LIMITED, workspace)
+    matrix = sweep.one_by_one(KILLS)
+
+    note(figures, LIMITED.name, matrix)
+    assert any(point.name == "limiter.admit" for point in sweep.points)
     assert not matrix.reds
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tests.chaos.points import Killed, Point, Strikes, Way, counted
-from tests.chaos.provider import BatchServer, Bill, Provider, StudentServer
+from tests.chaos.provider import BatchServer, Bill, Load, Provider, StudentServer
 from tests.chaos.stories import Asked, student_says
 from worker.artifacts.memory import MemoryArtifacts
 from worker.batched import BatchedTeacher
@@ -29,6 +29,7 @@ from worker.door import Door
 from worker.errors import (
     BundleInvalid,
     NotYet,
+    RateLimited,
     StudentFault,
     TeacherFault,
     Unavailable,
@@ -37,6 +38,9 @@ from worker.heart import Heart
 from worker.journal.memory import MemoryJournal
 from worker.judge.llm import LlmJudge
 from worker.ledger.memory import MemoryLedger
+from worker.limits.gate import Gate, Keeper, TeacherGate
+from worker.limits.limited import LimitedStudent
+from worker.limits.memory import MemoryLimiter
 from worker.paid import PaidTeacher
 from worker.payloads import Payloads
 from worker.runner import Runner
@@ -56,10 +60,11 @@ if TYPE_CHECKING:
     from tests.contract.journals import JournalUnderTest
     from worker.core.commands import Command
     from worker.core.events import Event
+    from worker.core.rates import Limits
     from worker.core.teaching import TeacherReply, TeacherRequest
     from worker.core.values import Usage
     from worker.ledger.redis import RedisLedger
-    from worker.ports import Announcement, Clock, Committed, Journal, Ledger
+    from worker.ports import Announcement, Clock, Committed, Journal, Ledger, Limiter, Student
     from worker.steps.context import Step
     from worker.steps.workspace import Workspace
     from worker.wire.result import DiagnoseResult
@@ -157,6 +162,7 @@ class _Worker:
     runner: Runner = field(init=False)
     ledger: Ledger = field(init=False)
     heart: Heart = field(init=False)
+    keeper: Keeper = field(init=False)
     door: Door = field(init=False)
     dead: bool = False
     busy: bool = False
@@ -262,6 +268,10 @@ class World:
         #: Every reply that was ever spooled.
         self.heard: list[Heard] = []
         self._made: Counter[str] = Counter()
+        #: When each request went out.
+        self.sent_at_ms: list[int] = []
+        self.teacher_load, self.student_load = Load(), Load()
+        self._limiter = MemoryLimiter(self.stores.clock)
         self._batches = BatchServer(story, self.bill, self._made, self.stores.clock)
         self._hints: list[_Hint] = []
         self._began_ms = self._next_beat_ms = self._next_look_ms = self.now_ms
@@ -406,6 +416,7 @@ class World:
             if worker.busy and not worker.stalled:
                 with suppress(Killed):
                     worker.heart.beat()
+                    worker.keeper.beat()
 
     def _sweep(self) -> None:
         """Let a free worker look, where there is anything to see; on a fleet it looks every 400 ms.
@@ -472,7 +483,8 @@ class World:
         elapse = partial(self._elapse, worker)
         checkpoints = Checkpoints(journal, ledger, artifacts, self.stores.clock)
         provider = _Overheard(
-            Provider(self.story, self.bill, self._made, elapse), partial(self._hear, worker)
+            Provider(self.story, self.bill, self._made, elapse, self.teacher_load),
+            partial(self._hear, worker),
         )
         spool = Spool(
             counted(self.disk, "spool", through),
@@ -482,7 +494,20 @@ class World:
             max_bytes=1_000_000,
             max_age_ms=LONGEST_MS,
         )
-        student = StudentServer(self.story, student_says, elapse)
+        student: Student = counted(
+            StudentServer(self.story, student_says, elapse, self.student_load), "student", through
+        )
+        limiter = counted(self._limiter, "limiter", through)
+        worker.keeper = Keeper(limiter, every_ms=None)
+        gates = [
+            self._gate(worker, limiter, server, limits, elapse)
+            for server, limits in (
+                ("teacher", self.story.teacher_limits),
+                ("student", self.story.student_limits),
+            )
+        ]
+        if gates[1] is not None:
+            student = LimitedStudent(student, gates[1])
         ports = Ports(
             ledger=ledger,
             artifacts=artifacts,
@@ -496,6 +521,7 @@ class World:
                     now_s=lambda: self.now_ms / 1000,
                     note=checkpoints.note_sent,
                     spool=spool,
+                    gate=None if gates[0] is None else TeacherGate(gates[0]),
                 )
             },
             batches={
@@ -508,7 +534,7 @@ class World:
                     note=checkpoints.note_sent,
                 )
             },
-            students={"default": counted(student, "student", through)},
+            students={"default": student},
             judge=LlmJudge(),
             clock=self.stores.clock,
             records=lambda session_id: journal.load(session_id).records,
@@ -531,6 +557,28 @@ class World:
         worker.door = Door(worker.runner, ledger, _SETTINGS)
         return worker
 
+    def _gate(
+        self,
+        worker: _Worker,
+        limiter: Limiter,
+        server: str,
+        limits: Limits | None,
+        elapse: Callable[[int], None],
+    ) -> Gate | None:
+        if limits is None:
+            return None
+        grants = iter(range(1_000_000))
+        return Gate(
+            limiter,
+            worker.keeper,
+            account=server,
+            limits=limits,
+            server=server,
+            new_token=lambda: f"{worker.name}.{next(grants)}",
+            chance=lambda: 0.5,
+            sleep=lambda seconds: elapse(round(seconds * 1_000)),
+        )
+
     def tell(self, announcements: Sequence[Announcement]) -> None:
         """Take messages into the broker."""
         self._hints.extend(_Hint(step) for step in announcements)
@@ -544,7 +592,8 @@ class World:
         step_id = step_id_of(command)
         records = self.stores.journal.load(SESSION).records
         committed = any(record.key == step_id for record in records)
-        self.started.append(Started(step_id, worker.name, self.now_ms, committed))
+        begun = Started(step_id, worker.name, self.now_ms, committed)
+        self.started.append(begun)
         worker.step_id = step_id
         worker.began_at = len(self.points)
         if step_id in self.story.poison and not step.given_up:
@@ -553,9 +602,10 @@ class World:
             raise Killed
         try:
             return perform(command, step)
-        except NotYet:
+        except (NotYet, RateLimited):
             # It only looked; what it waits for was begun by somebody else.
-            self.started.pop()
+            # Others may have begun theirs meanwhile.
+            self.started = [one for one in self.started if one is not begun]
             raise
 
     def _elapse(self, worker: _Worker, by_ms: int) -> None:
@@ -622,6 +672,7 @@ class World:
 
     def _hear(self, worker: _Worker, request: TeacherRequest) -> None:
         """See that no step buys what lay on this machine when it began, unless the disk was away."""
+        self.sent_at_ms.append(self.now_ms)
         asked = asked_sha256(request)
         before = [
             heard.spooled.reservation_id

@@ -58,9 +58,15 @@ class Observer(Protocol):
 class Keeper:
     """Keeps the slots of calls that are under way, in one thread a process."""
 
-    def __init__(self, limiter: Limiter, *, every_ms: int = SLOT_TTL_MS // 5) -> None:
+    def __init__(self, limiter: Limiter, *, every_ms: int | None = SLOT_TTL_MS // 5) -> None:
+        """Take the limits that slots are kept in.
+
+        Args:
+            limiter: The fleet's limits.
+            every_ms: Time between two beats; None has no thread: its owner calls `beat`.
+        """
         self._limiter = limiter
-        self._every_s = every_ms / 1000
+        self._every_s = None if every_ms is None else every_ms / 1000
         self._lock = threading.Lock()
         self._grants: dict[tuple[str, str], set[str]] = {}
         self._closed = threading.Event()
@@ -70,8 +76,10 @@ class Keeper:
         """Keep this call's slot from now on."""
         with self._lock:
             self._grants.setdefault((account, group), set()).add(grant)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="slots", daemon=True)
+            if self._thread is None and self._every_s is not None:
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._every_s,), name="slots", daemon=True
+                )
                 self._thread.start()
 
     def drop(self, account: str, group: str, grant: str) -> None:
@@ -90,13 +98,17 @@ class Keeper:
         if thread is not None:
             thread.join()
 
-    def _run(self) -> None:
-        while not self._closed.wait(self._every_s):
-            with self._lock:
-                under_way = [(*key, tuple(grants)) for key, grants in self._grants.items()]
-            for account, group, grants in under_way:
-                with suppress(Unavailable):
-                    self._limiter.keep(account, group, grants)
+    def beat(self) -> None:
+        """Keep all slots of this process once."""
+        with self._lock:
+            under_way = [(*key, tuple(grants)) for key, grants in self._grants.items()]
+        for account, group, grants in under_way:
+            with suppress(Unavailable):
+                self._limiter.keep(account, group, grants)
+
+    def _run(self, every_s: float) -> None:
+        while not self._closed.wait(every_s):
+            self.beat()
 
 
 @dataclass(slots=True)
