@@ -256,6 +256,9 @@ class World:
 
     def run(self) -> None:
         self.open()
+        self.finish()
+
+    def finish(self) -> None:
         for _ in range(MOMENTS):
             if self.ended:
                 return
@@ -282,6 +285,11 @@ class World:
     def artifact(self, name: str) -> bytes:
         manifest = json.loads(self.artifacts.get(keys.manifest(**PLACE)) or b"{}")
         return self.artifacts.get(manifest["files"][name]["key"]) or b""
+
+    def charged_nusd(self) -> int:
+        account = self.ledger.account("fleet")
+        assert account is not None
+        return account.posted_nusd
 
     def posted_nusd(self, scope: str = "fleet") -> int:
         account = self.ledger.account(scope)
@@ -325,6 +333,33 @@ def test_whenever_redis_is_lost_the_session_ends_as_it_would_have(
             assert facts(world.artifact(name)) == facts(calm.artifact(name)), (moment, name)
         turns_kept(world, calm, moment)
         money_covers_the_bill(world, moment)
+
+
+def test_a_session_that_stands_still_when_redis_is_lost_still_does_and_goes_on_as_it_would_have(
+    workspace: Workspace, calm: World
+) -> None:
+    paused = 0
+    for moment in range(1, calm.moment):
+        world = World(workspace)
+        world.open()
+        while world.moment < moment:
+            world.go_on()
+        if not world.runner.pause(SESSION, "look at it first"):
+            continue
+        paused += 1
+        posted_nusd, records = world.charged_nusd(), world.journal.load(SESSION).records
+
+        lose_and_recover(world)
+
+        assert world.journal.load(SESSION).records == records, moment
+        assert world.charged_nusd() == posted_nusd, moment
+        assert world.runner.resume(SESSION, "looked at"), moment
+        world.finish()
+        for name in ("diagnosis.md", "clusters.json"):
+            assert facts(world.artifact(name)) == facts(calm.artifact(name)), (moment, name)
+        assert world.purposes == calm.purposes, moment
+        money_covers_the_bill(world, moment)
+    assert paused > 15
 
 
 def facts(body: bytes) -> list[str]:
