@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from worker.core import keys
 from worker.core.checkpoints import base_of
+from worker.core.events import SessionOpened
 from worker.errors import Misconfigured, Unavailable
 from worker.ports import EntryState
 from worker.wire.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint, encode_sent
+from worker.wire.journal import decode_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from worker.ports import Account, Artifacts, Clock, Entry, Journal, Ledger, Record, Slice
 
@@ -171,7 +173,7 @@ class Checkpoints:
             return None
         before, records = _split(part, stored.next)
         entries = self._ledger.entries(session_id)
-        accounts = self._accounts(entries[0].scopes if entries else ())
+        accounts = self._accounts(entries[0].scopes if entries else _opened_for(records))
         states = frozenset((one.scope, one.cap_nusd, one.frozen) for one in accounts)
         labels = given(self._journal.labels(session_id))
         pairs = frozenset(labels.items())
@@ -230,6 +232,12 @@ def changed_since(
         or entry.step_id in done
         or entry.state is EntryState.SENT
     )
+
+
+def _opened_for(records: Sequence[Record]) -> tuple[str, ...]:
+    """Return the accounts of a session that has reserved nothing yet, if its first record is here."""
+    first = decode_all(records[:1])
+    return next((event.spec.scopes for event in first if isinstance(event, SessionOpened)), ())
 
 
 def _name(record: Record) -> tuple[str, int]:
