@@ -18,12 +18,13 @@ from worker.core import keys
 from worker.core.checkpoints import Delta, began_ms, join
 from worker.core.machine import fold
 from worker.core.policy import HOLD_GRACE_MS
-from worker.core.values import Usage
+from worker.core.values import Cause, Usage
 from worker.errors import BadInput, Misconfigured, RequestInvalid
 from worker.ports import EntryState
 from worker.refunds import noted as noted_refunds
 from worker.steps.conclude import read_result
 from worker.steps.context import closing_hold_id
+from worker.steps.funding import shared
 from worker.wire.checkpoint import decode_checkpoint, decode_sent
 from worker.wire.journal import decode_all
 
@@ -75,6 +76,13 @@ class Stored:
         """For how long the closing call's money is held again."""
         rests_ms = self.session.spec.limits.max_pause_ms if self.session.paused else 0
         return self.left_ms + HOLD_GRACE_MS + rests_ms
+
+    @property
+    def promised_nusd(self) -> int:
+        """What the accounts that it shares had promised it; 0 before its start and after its end."""
+        pause = self.session.paused
+        waits = pause is not None and pause.cause is Cause.FUNDS
+        return 0 if self.ended or waits else self.session.spec.expected_cost_nusd
 
     @property
     def posted_nusd(self) -> int:
@@ -258,6 +266,9 @@ class Recovery:
             self._ledger.open_account(account.scope, account.cap_nusd)
         for entry in stored.entries:
             self._ledger.restore(entry, deadline_ms=stored.hold_ms)
+        if stored.promised_nusd > 0:
+            spec = stored.session.spec
+            self._ledger.restore_promise(spec.session_id, stored.promised_nusd, shared(spec))
         for account in stored.accounts:
             if account.frozen:
                 self._ledger.freeze(account.scope)
@@ -301,6 +312,9 @@ class Recovery:
             replaces=replaces,
         )
         self._runner.drive(session_id)
+        if self._journal.labels(session_id).get("status") == "ended":
+            # Somebody else restored it, and it ended before it was promised its money again here.
+            self._ledger.release(session_id, shared(stored.session.spec))
         return restored.status == "ok"
 
     def _given_back(self, session_id: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:

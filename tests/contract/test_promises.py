@@ -62,6 +62,22 @@ def test_what_was_promised_is_free_again_once_the_session_ends(ledger: AnyLedger
     ledger.promise("other", 10_000, SHARED)
 
 
+def test_what_a_lost_ledger_had_promised_is_promised_again_whatever_is_left(
+    ledger: AnyLedger,
+) -> None:
+    reserve(ledger, "r-1", 800)
+    ledger.freeze("fleet")
+
+    for _ in range(2):
+        ledger.restore_promise("s", 9_800, SHARED)
+    ledger.restore_promise("other", 4_000, SHARED)
+
+    # 800 of the first one's are used; the campaign has 10,000 in all.
+    assert promised(ledger) == [13_000] * 3
+    ledger.release("s", SHARED)
+    assert promised(ledger) == [4_000] * 3
+
+
 @pytest.mark.parametrize("why", ["frozen", "closed", "killed"])
 def test_an_account_that_takes_nothing_has_no_room_and_promises_nothing(
     ledger: AnyLedger, why: str

@@ -44,7 +44,7 @@ from worker.wire.journal import decode_all
 from worker.wire.request import parse_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from worker.core.teaching import TeacherReply, TeacherRequest
     from worker.core.values import Usage
@@ -160,6 +160,8 @@ class World:
     recovered: Recovered | None = None
     #: Another worker, which takes a step whenever the first one waits.
     second: Runner | None = None
+    #: What the request says beside.
+    asks: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         self.lossy_journal = Lossy(lambda: MemoryJournal(self.clock))
@@ -250,7 +252,7 @@ class World:
 
     def open(self) -> bool:
         uri = f"s3://diagnosis/bundles/{'0' * 64}.tar.gz"
-        request = parse_request({"session_id": SESSION, "bundle": uri})
+        request = parse_request({"session_id": SESSION, "bundle": uri, **self.asks})
         door = Door(self.runner, self.ledger, _SETTINGS, reopen=self.recovery.reopen)
         return door.open(request)
 
@@ -455,6 +457,41 @@ def test_what_was_proven_unbilled_is_not_charged_again_when_redis_is_lost(
     assert after[unknown.reservation_id].state is EntryState.REFUNDED
     assert after[unknown.reservation_id].why == WHY
     assert {world.posted_nusd(scope) for scope in SCOPES} == {spent_nusd}
+
+
+def test_what_a_session_was_promised_is_promised_again_until_it_ends(workspace: Workspace) -> None:
+    world = World(workspace, asks={"when_funds_lack": "wait"})
+    world.open()
+    for _ in range(5):
+        world.go_on()
+    promised = world.ledger.rooms(SCOPES)
+    assert promised["fleet"].promised_nusd > 0
+
+    lose_and_recover(world)
+
+    assert world.ledger.rooms(SCOPES) == promised
+    world.finish()
+    assert {room.promised_nusd for room in world.ledger.rooms(SCOPES).values()} == {0}
+    lose_and_recover(world)
+    assert {room.promised_nusd for room in world.ledger.rooms(SCOPES).values()} == {0}
+
+
+def test_a_session_that_waits_for_its_funds_is_promised_nothing_when_redis_is_lost(
+    workspace: Workspace,
+) -> None:
+    world = World(workspace, asks={"when_funds_lack": "wait"})
+    world.ledger.set_cap("tenant:default", 1)
+    world.open()
+    waits = world.runner.session(SESSION)
+    assert waits is not None
+    assert waits.paused is not None
+
+    lose_and_recover(world)
+
+    assert {room.promised_nusd for room in world.ledger.rooms(SCOPES).values()} == {0}
+    world.clock.advance(2_000)
+    world.finish()
+    assert world.published[0].outcome == "concluded"
 
 
 def lose_and_recover(world: World) -> None:

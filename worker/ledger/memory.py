@@ -455,7 +455,7 @@ class MemoryLedger:
         session_scope(session_id)
         valid_amount(amount_nusd, least=1)
         names = valid_scopes(scopes)
-        if session_id in self._books.promises.get(names[0], {}):
+        if self._has_promise(session_id, names):
             return
         if self._books.killed:
             raise refusals.denied("killed", names[0], amount_nusd=amount_nusd, free_nusd=0)
@@ -463,8 +463,23 @@ class MemoryLedger:
         free, scope = min(rooms, key=lambda room: room[0])
         if amount_nusd > free:
             raise refusals.denied("cap", scope, amount_nusd=amount_nusd, free_nusd=free)
-        for name in names:
-            self._books.promises.setdefault(name, {})[session_id] = amount_nusd
+        self._put_promise(session_id, amount_nusd, names)
+
+    @_atomic
+    def restore_promise(self, session_id: str, amount_nusd: int, scopes: Sequence[str]) -> None:
+        """Promise a session again what a ledger that was lost had promised it, whatever is left."""
+        session_scope(session_id)
+        valid_amount(amount_nusd, least=1)
+        names = valid_scopes(scopes)
+        if not self._has_promise(session_id, names):
+            self._put_promise(session_id, amount_nusd, names)
+
+    def _has_promise(self, session_id: str, scopes: Sequence[str]) -> bool:
+        return session_id in self._books.promises.get(scopes[0], {})
+
+    def _put_promise(self, session_id: str, amount_nusd: int, scopes: Sequence[str]) -> None:
+        for scope in scopes:
+            self._books.promises.setdefault(scope, {})[session_id] = amount_nusd
 
     def _unpromised(self, scope: str, session_id: str, amount_nusd: int) -> int:
         account = self._books.accounts.get(scope)

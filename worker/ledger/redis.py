@@ -322,10 +322,16 @@ class RedisLedger:
         """
         session_scope(session_id)
         amount = valid_amount(amount_nusd, least=1)
-        why, *facts = self._run("promise", session_id, amount, *valid_scopes(scopes))
+        why, *facts = self._run("promise", session_id, amount, 0, *valid_scopes(scopes))
         if why != "ok":
             scope, free = facts
             raise refusals.denied(why, scope, amount_nusd=amount_nusd, free_nusd=int(free))
+
+    def restore_promise(self, session_id: str, amount_nusd: int, scopes: Sequence[str]) -> None:
+        """Promise a session again what a ledger that was lost had promised it, whatever is left."""
+        session_scope(session_id)
+        amount = valid_amount(amount_nusd, least=1)
+        self._run("promise", session_id, amount, 1, *valid_scopes(scopes))
 
     def release(self, session_id: str, scopes: Sequence[str]) -> None:
         """Forget what a session was promised. Idempotent."""

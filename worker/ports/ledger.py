@@ -244,6 +244,13 @@ class Ledger(Protocol):
         """
         ...
 
+    def restore_promise(self, session_id: str, amount_nusd: int, scopes: Sequence[str]) -> None:
+        """Promise a session again what a ledger that was lost had promised it, whatever is left.
+
+        A repeat does nothing.
+        """
+        ...
+
     def release(self, session_id: str, scopes: Sequence[str]) -> None:
         """Forget what a session was promised. Idempotent."""
         ...

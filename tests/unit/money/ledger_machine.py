@@ -305,6 +305,14 @@ class LedgerMachine(RuleBasedStateMachine):
             grew = now.promised_nusd > was.promised_nusd
             assert not grew or now.promised_nusd <= now.free_nusd + self.used_by(session)
 
+    @rule(session=st.sampled_from(SESSIONS), amount=st.integers(1, 120), scopes=SCOPES)
+    def restore_promise(self, session: str, amount: int, scopes: tuple[str, ...]) -> None:
+        """What was lost is promised again, whatever is left; it spends nothing."""
+        before = self.memory.rooms(scopes[:-1])
+        assert self.tell(lambda ledger: ledger.restore_promise(session, amount, scopes[:-1]))
+        for scope, now in self.memory.rooms(scopes[:-1]).items():
+            assert now.free_nusd == before[scope].free_nusd
+
     def used_by(self, session: str) -> int:
         account = self.memory.account(f"session:{session}")
         return account.posted_nusd + account.held_nusd if account else 0
