@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.chaos.provider import Bill, Provider, StudentServer
+from tests.chaos.provider import BatchServer, Bill, Provider, StudentServer
 from tests.chaos.stories import TASKS, WHOLE, purpose_of, student_says
 from tests.unit.bundle.homes import make_home, pack_and_open
 from worker.artifacts.memory import MemoryArtifacts
+from worker.batched import BatchedTeacher
 from worker.checkpoints import Checkpoints, changed_since
 from worker.core import keys
 from worker.core.costs import Charge, Cost
@@ -169,6 +170,7 @@ class World:
         self.journal = cast("Journal", self.lossy_journal)
         self.ledger = cast("Ledger", self.lossy_ledger)
         self.fund()
+        self.batches = BatchServer(WHOLE, self.bill, Counter(), self.clock)
         self.runner = self.new_runner()
         self.recovery = Recovery(
             runner=self.new_runner(),
@@ -203,6 +205,16 @@ class World:
             payloads=Payloads(self.artifacts, inline_bytes=400),
             workspaces=lambda _: self.workspace,
             teachers={"default": teacher},
+            batches={
+                "default": BatchedTeacher(
+                    self.batches,
+                    self.ledger,
+                    self.clock,
+                    first_poll_ms=15_000,
+                    patience_ms=0,
+                    note=checkpoints.note_sent,
+                )
+            },
             students={"default": StudentServer(WHOLE, student_says, self.elapse)},
             judge=LlmJudge(),
             clock=self.clock,
@@ -362,6 +374,21 @@ def test_a_session_that_stands_still_when_redis_is_lost_still_does_and_goes_on_a
         assert world.purposes == calm.purposes, moment
         money_covers_the_bill(world, moment)
     assert paused > 15
+
+
+def test_a_batch_is_not_bought_again_when_redis_is_lost(workspace: Workspace) -> None:
+    asks = {"batches": True}
+    calm = World(workspace, asks=asks)
+    calm.run()
+    assert len(calm.batches.made) == 2
+    for moment in range(1, calm.moment):
+        world = World(workspace, lost_at=moment, asks=asks)
+        world.run()
+
+        assert len(world.batches.made) == 2, moment
+        for name in ("diagnosis.md", "clusters.json"):
+            assert facts(world.artifact(name)) == facts(calm.artifact(name)), (moment, name)
+        money_covers_the_bill(world, moment)
 
 
 def facts(body: bytes) -> list[str]:
