@@ -21,7 +21,7 @@ from worker.core.policy import HOLD_GRACE_MS
 from worker.core.values import Cause, Usage
 from worker.errors import BadInput, Misconfigured, RequestInvalid
 from worker.ports import EntryState
-from worker.refunds import noted as noted_refunds
+from worker.refunds import notes_of
 from worker.steps.conclude import read_result
 from worker.steps.context import closing_hold_id
 from worker.steps.funding import shared
@@ -29,7 +29,7 @@ from worker.wire.checkpoint import decode_checkpoint, decode_sent
 from worker.wire.journal import decode_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable
 
     from worker.core.machine import Session
     from worker.ports import Account, Artifacts, Entry, Journal, Ledger, Record
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from worker.wire.costs import Refund
     from worker.wire.result import DiagnoseResult
 
-__all__ = ["Recovered", "Recovery", "Stored", "charged", "lost", "refunded"]
+__all__ = ["Recovered", "Recovery", "Stored", "charged", "lost"]
 
 #: Read from here on, a journal only says which life it is.
 _BEYOND = 10**8
@@ -321,7 +321,8 @@ class Recovery:
         """Return the entries without the charges that were proven unbilled since."""
         if all(entry.state is not EntryState.EXPIRED for entry in entries):
             return entries
-        return refunded(entries, noted_refunds(self._artifacts, session_id))
+        notes = notes_of(self._artifacts, session_id)
+        return tuple(_refunded(entry, notes.get(entry.reservation_id)) for entry in entries)
 
     def _publish_again(self, session_id: str, stored: Stored) -> None:
         """Publish an ended session's result, before Redis knows the session: then it is done once."""
@@ -365,21 +366,11 @@ def charged(
     return tuple(sorted(kept, key=lambda entry: entry.created_ms))
 
 
-def refunded(entries: Iterable[Entry], notes: Mapping[str, Refund]) -> tuple[Entry, ...]:
-    """Return a session's reservations without the charges for unknown outcomes that were given back.
-
-    Args:
-        entries: As they are to be charged.
-        notes: What was given back since, by reservation.
-    """
-
-    def today(entry: Entry) -> Entry:
-        note = notes.get(entry.reservation_id)
-        if note is None or entry.state is not EntryState.EXPIRED:
-            return entry
-        return replace(entry, state=EntryState.REFUNDED, actual_nusd=0, why=note.why)
-
-    return tuple(today(entry) for entry in entries)
+def _refunded(entry: Entry, note: Refund | None) -> Entry:
+    """Return an entry without its charge, if that was for an unknown outcome and was given back."""
+    if note is None or entry.state is not EntryState.EXPIRED:
+        return entry
+    return replace(entry, state=EntryState.REFUNDED, actual_nusd=0, why=note.why)
 
 
 def _charged(entry: Entry, *, sent: bool) -> Entry:

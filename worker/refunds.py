@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from worker.core.costs import Charge
     from worker.ports import Artifacts
 
-__all__ = ["WHY", "Refunded", "carry_out", "note_all", "noted"]
+__all__ = ["WHY", "Refunded", "carry_out", "note_all", "notes_of"]
 
 #: What stands in the ledger as the reason.
 WHY = "its tokens are not in the provider's usage export"
@@ -60,15 +60,15 @@ def note_all(artifacts: Artifacts, charges: Iterable[Charge]) -> None:
             _note(artifacts, charge)
 
 
-def noted(artifacts: Artifacts, session_id: str) -> dict[str, Refund]:
+def notes_of(artifacts: Artifacts, session_id: str) -> dict[str, Refund]:
     """Return what is noted of a session's refunds, by reservation.
 
     Raises:
         BadInput: A note is none.
         Unavailable: The object store did not answer; it can be said again.
     """
-    keys_of = artifacts.list(keys.refunds(session_id))
-    notes = (read_refund(artifacts.get(key) or b"") for key in keys_of)
+    names = artifacts.list(keys.refunds(session_id))
+    notes = (read_refund(artifacts.get(name) or b"") for name in names)
     return {note.reservation_id: note for note in notes}
 
 

@@ -9,7 +9,7 @@ else is compared byte for byte.
 | `timestamp` of a row             | always                        | it is the time of the commit      |
 | attempt in a `reservation_id`    | always                        | a step that was begun again       |
 | rows of `costs.jsonl` in `void`  | always                        | held, never sent, costs nothing   |
-| costs, ids, latency of a step    | its call was bought again     | both calls are charged, truly     |
+| costs and provider's ids of a step | its call was bought again   | both calls are charged, truly     |
 | the session's total              | a call was bought again       | the sum of the above              |
 | `amount_nusd` of a row           | the ledger was away           | its bound could not be narrowed   |
 | how often it stood still         | an operator asked for things  | when he was heard is chance       |
@@ -295,8 +295,8 @@ def set_aside(
         lines = [json.dumps(row) for row in rows if row is not None]
         return "\n".join(sorted(lines) if name == "costs.jsonl" else lines)
     if name == "session.json":
-        aside = ({"cost"} if bought else set[str]()) | ({"pauses"} if asked else set[str]())
-        return json.dumps({key: said for key, said in json.loads(text).items() if key not in aside})
+        aside = [*(["cost"] if bought else []), *(["pauses"] if asked else [])]
+        return json.dumps({**json.loads(text), **dict.fromkeys(aside)}) if aside else text
     return _COST_LINE.sub("", text) if bought and name == "diagnosis.md" else text
 
 
@@ -312,7 +312,7 @@ def _plain_row(
             return None
         row["reservation_id"] = _ATTEMPT.sub(r"/·.\1", row["reservation_id"])
     elif bought & set(_steps_of(name, row)):
-        aside |= {"cost_usd", "cost_nusd", "message_id", "request_id", "latency_ms"}
+        aside |= {"cost_usd", "cost_nusd", "message_id", "request_id"}
     return {key: value for key, value in row.items() if key not in aside}
 
 

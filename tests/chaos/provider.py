@@ -84,7 +84,7 @@ class Provider:
         usage = _usage(request)
         price = price_of(request.model)
         prompt = Usage(input_tokens=usage.input_tokens)
-        name = self._named(request)
+        name = _named(request, self._made)
         self._bill.requests += 1
         self._bill.billed_nusd += cost_nusd(price, prompt)
         try:
@@ -96,22 +96,7 @@ class Provider:
                     self._elapse(CALL_MS // _QUESTIONS)
         finally:
             self._bill.billed_nusd += cost_nusd(price, usage) - cost_nusd(price, prompt)
-        return self._reply(request, said, usage, name)
-
-    def _named(self, request: TeacherRequest) -> str:
-        """Return a name for a request that was made now."""
-        return _named(request, self._made)
-
-    def _reply(self, request: TeacherRequest, said: Said, usage: Usage, name: str) -> TeacherReply:
-        return TeacherReply(
-            content=said.content,
-            stop_reason=said.stop_reason,
-            usage=usage,
-            model=request.model,
-            message_id=f"msg_{name}",
-            request_id=f"req_{name}",
-            latency_ms=CALL_MS,
-        )
+        return _reply(request, said, name)
 
 
 class BatchServer(MemoryBatches):
@@ -141,16 +126,7 @@ class BatchServer(MemoryBatches):
         super().cancel(batch_id)
 
     def _answered(self, request: TeacherRequest) -> TeacherReply:
-        said = self._story.answer(request)
-        return TeacherReply(
-            content=said.content,
-            stop_reason=said.stop_reason,
-            usage=_usage(request),
-            model=request.model,
-            message_id=f"msg_{_digest(request)}",
-            request_id="",
-            latency_ms=0,
-        )
+        return _reply(request, self._story.answer(request), _digest(request))
 
 
 def _named(request: TeacherRequest, made: Counter[str]) -> str:
@@ -163,6 +139,18 @@ def _named(request: TeacherRequest, made: Counter[str]) -> str:
 def _digest(request: TeacherRequest) -> str:
     words = json.dumps([request.model, request.system, request.messages], default=str)
     return hashlib.sha256(words.encode()).hexdigest()[:8]
+
+
+def _reply(request: TeacherRequest, said: Said, name: str) -> TeacherReply:
+    return TeacherReply(
+        content=said.content,
+        stop_reason=said.stop_reason,
+        usage=_usage(request),
+        model=request.model,
+        message_id=f"msg_{name}",
+        request_id=f"req_{name}",
+        latency_ms=CALL_MS,
+    )
 
 
 def _usage(request: TeacherRequest) -> Usage:

@@ -499,15 +499,10 @@ class World:
         )
         limiter = counted(self._limiter, "limiter", through)
         worker.keeper = Keeper(limiter, every_ms=None)
-        gates = [
-            self._gate(worker, limiter, server, limits, elapse)
-            for server, limits in (
-                ("teacher", self.story.teacher_limits),
-                ("student", self.story.student_limits),
-            )
-        ]
-        if gates[1] is not None:
-            student = LimitedStudent(student, gates[1])
+        gate = self._gate(worker, limiter, "teacher", self.story.teacher_limits)
+        student_gate = self._gate(worker, limiter, "student", self.story.student_limits)
+        if student_gate is not None:
+            student = LimitedStudent(student, student_gate)
         ports = Ports(
             ledger=ledger,
             artifacts=artifacts,
@@ -521,7 +516,7 @@ class World:
                     now_s=lambda: self.now_ms / 1000,
                     note=checkpoints.note_sent,
                     spool=spool,
-                    gate=None if gates[0] is None else TeacherGate(gates[0]),
+                    gate=None if gate is None else TeacherGate(gate),
                 )
             },
             batches={
@@ -558,12 +553,7 @@ class World:
         return worker
 
     def _gate(
-        self,
-        worker: _Worker,
-        limiter: Limiter,
-        server: str,
-        limits: Limits | None,
-        elapse: Callable[[int], None],
+        self, worker: _Worker, limiter: Limiter, server: str, limits: Limits | None
     ) -> Gate | None:
         if limits is None:
             return None
@@ -576,7 +566,7 @@ class World:
             server=server,
             new_token=lambda: f"{worker.name}.{next(grants)}",
             chance=lambda: 0.5,
-            sleep=lambda seconds: elapse(round(seconds * 1_000)),
+            sleep=lambda seconds: self._elapse(worker, round(seconds * 1_000)),
         )
 
     def tell(self, announcements: Sequence[Announcement]) -> None:

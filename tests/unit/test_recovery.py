@@ -300,11 +300,6 @@ class World:
         manifest = json.loads(self.artifacts.get(keys.manifest(**PLACE)) or b"{}")
         return self.artifacts.get(manifest["files"][name]["key"]) or b""
 
-    def charged_nusd(self) -> int:
-        account = self.ledger.account("fleet")
-        assert account is not None
-        return account.posted_nusd
-
     def posted_nusd(self, scope: str = "fleet") -> int:
         account = self.ledger.account(scope)
         assert account is not None
@@ -361,12 +356,12 @@ def test_a_session_that_stands_still_when_redis_is_lost_still_does_and_goes_on_a
         if not world.runner.pause(SESSION, "look at it first"):
             continue
         paused += 1
-        posted_nusd, records = world.charged_nusd(), world.journal.load(SESSION).records
+        entries, records = world.ledger.entries(SESSION), world.journal.load(SESSION).records
 
         lose_and_recover(world)
 
         assert world.journal.load(SESSION).records == records, moment
-        assert world.charged_nusd() == posted_nusd, moment
+        assert world.ledger.entries(SESSION) == entries, moment
         assert world.runner.resume(SESSION, "looked at"), moment
         world.finish()
         for name in ("diagnosis.md", "clusters.json"):

@@ -57,8 +57,9 @@ __all__ = [
 
 #: Parts of a token: a rate a minute is as many parts a millisecond.
 UNIT = 60_000
-#: How much of its rate a bucket holds; a request that is older is not given back. "60 RPM might be enforced as 1 request per second", says the
-#: provider; a second also bridges how late a waiting step is told.
+#: How much of its rate a bucket holds; a request that is older is not given back. "60 RPM might be
+#: enforced as 1 request per second", says the provider; a second also bridges how late a waiting step
+#: is told.
 BURST_MS = 1_000
 #: What nobody asked about for so long is forgotten.
 KEEP_MS = 3_600_000

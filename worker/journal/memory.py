@@ -438,8 +438,9 @@ class MemoryJournal:
         One that is not done may be wanted again, such as after a pause: its attempts are counted on,
         since an attempt's number is in the names of what it has paid for.
         """
-        if step_id not in session.index:
-            session.attempts[step_id] = session.rows[step_id].attempt
+        attempt = session.rows[step_id].attempt
+        if attempt > 0 and step_id not in session.index:
+            session.attempts[step_id] = attempt
         self._forget(session_id, session, step_id)
 
     @_atomic

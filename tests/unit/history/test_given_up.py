@@ -38,9 +38,8 @@ class Desk:
         self._runner = Runner(
             journal=self.journal,
             hints=CollectedHints(),
-            ports=cast(
-                "Ports", SimpleNamespace(ledger=None)
-            ),  # no step of these tests looks outside
+            # No step of these tests looks outside.
+            ports=cast("Ports", SimpleNamespace(ledger=None)),
             owner="w-1",
             new_token=lambda: next(self._tokens),
             chance=lambda: 0.5,

@@ -101,8 +101,9 @@ end
 -- Forget a step that is over. One that is not done may be wanted again, such as after a pause: its
 -- attempts are counted on, since an attempt's number is in the names of what it has paid for.
 local function take_back(sid, step)
-  if not done(sid, step) then
-    redis.call('HSET', attempts_key(sid), step, redis.call('HGET', row_key(sid, step), 'attempt'))
+  local attempt = redis.call('HGET', row_key(sid, step), 'attempt')
+  if attempt and attempt ~= '0' and not done(sid, step) then
+    redis.call('HSET', attempts_key(sid), step, attempt)
   end
   forget(sid, step)
 end
